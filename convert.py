@@ -1,0 +1,59 @@
+"""Converts a trained network into spiking ones and compares them at several numbers of time-steps."""
+
+import sys
+from pathlib import Path
+
+from gnsnn_jax.analysis.comparison import compare_methods
+from gnsnn_jax.analysis.plots import plot_accuracy
+from gnsnn_jax.analysis.report import print_report
+from gnsnn_jax.command_line import Parser, console, count, parse_steps, run_script, separated
+from gnsnn_jax.methods import parse_method
+from gnsnn_jax.training.data import load_dataset
+from gnsnn_jax.training.runs import CONVERSION, load_run, newest_run, set_aside, write_json
+
+
+def parse(arguments: list[str] | None = None):
+    parser = Parser(prog="convert.py", description=__doc__)
+    parser.add_argument("run", nargs="?", type=Path, help="run directory of train.py (the newest under runs/)")
+    parser.add_argument(
+        "--methods", nargs="+", default=["if", "gn", "cos", "gn+cos"], metavar="METHOD",
+        help="neurons and calibrations, joined by + (if gn cos gn+cos)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--steps", nargs="+", default=["1,2,4,8,16,32"], metavar="T", help="time-steps T (1 2 4 8 16 32)"
+    )
+    parser.add_argument("--members", type=count, help="members m of a group neuron (the levels L)")
+    parser.add_argument("--probe-steps", type=count, help="probe steps of COS, rho (the levels L)")
+    parser.add_argument("--passes", type=count, default=1, help="passes of COS (1)")
+    parser.add_argument("--batch-size", type=count, default=256, help="test samples at a time (256)")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    command = parse()
+    steps = parse_steps(command.steps)
+    run = load_run(command.run or newest_run())
+    levels = run.config.model.levels
+    methods = [
+        parse_method(
+            name,
+            members=command.members or levels,
+            probe_steps=command.probe_steps or levels,
+            passes=command.passes,
+        )
+        for name in separated(command.methods)
+    ]
+    dataset = load_dataset(run.config.data, run.config.training.seed)
+    report, networks = compare_methods(run, dataset, methods, steps, command.batch_size)
+    if kept := set_aside(run.directory, CONVERSION):
+        console.print(f"the files of the conversion before this one are in {kept}", soft_wrap=True)
+    write_json(run.directory / "report.json", report)
+    plot_accuracy(report, run.directory / "accuracy.png")
+    for name, network in networks.items():
+        network.save(run.directory / "converted" / name)
+    print_report(report, console)
+    console.print(f"report.json, accuracy.png and converted/ are in {run.directory}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script("convert.py", main))

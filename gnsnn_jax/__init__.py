@@ -1,0 +1,42 @@
+"""Trained networks as spiking networks that answer in one to eight time-steps."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from gnsnn_jax.activations import qcfs, staircase
+from gnsnn_jax.calibration import Calibration, offset_spikes
+from gnsnn_jax.conversion import to_spiking
+from gnsnn_jax.errors import InputError
+from gnsnn_jax.folding import fold_batch_norm
+from gnsnn_jax.neurons import Neuron, group_neuron, integrate_and_fire, run
+
+# Loaded when first used, so that the method needs nothing but jax.
+_LAZY = {
+    "accuracy_over_time": "gnsnn_jax.analysis.accuracy",
+    "build": "gnsnn_jax.models",
+    "load_converted": "gnsnn_jax.training.converted",
+}
+
+__all__ = [
+    "Calibration",
+    "InputError",
+    "Neuron",
+    "accuracy_over_time",
+    "build",
+    "fold_batch_norm",
+    "group_neuron",
+    "integrate_and_fire",
+    "load_converted",
+    "offset_spikes",
+    "qcfs",
+    "run",
+    "staircase",
+    "to_spiking",
+]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

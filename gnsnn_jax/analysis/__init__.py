@@ -1,0 +1,1 @@
+"""What a converted network does: accuracy over time, spikes, plots."""

@@ -1,0 +1,79 @@
+"""Methods compared on one network: report.json, the table on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from gnsnn_jax.analysis.evaluation import Evaluation
+from gnsnn_jax.methods import Method
+
+
+class Result(NamedTuple):
+    method: Method
+    evaluation: Evaluation
+
+
+def make_report(
+    *,
+    dataset: str,
+    model: str,
+    levels: int,
+    labels: np.ndarray,
+    ann_predictions: np.ndarray,
+    results: Sequence[Result],
+    steps: Sequence[int],
+) -> dict[str, Any]:
+    """Accuracies as fractions; `agreement` is the share of samples on which the SNN predicts what the ANN does."""
+    return {
+        "dataset": dataset,
+        "model": model,
+        "levels": levels,
+        "ann_accuracy": float(np.mean(ann_predictions == labels)),
+        "samples": len(labels),
+        "methods": [_method_report(result, labels, ann_predictions, steps) for result in results],
+    }
+
+
+def _method_report(result: Result, labels: np.ndarray, ann_predictions: np.ndarray, steps: Sequence[int]):
+    method, evaluation = result
+    over_steps = lambda measure: {str(t): measure(t) for t in steps}
+    return {
+        "name": method.name,
+        "neuron": method.neuron,
+        "members": method.members,
+        "probe_steps": method.probe_steps,
+        "accuracy": over_steps(lambda t: evaluation.accuracy(labels, t)),
+        "agreement": over_steps(lambda t: evaluation.accuracy(ann_predictions, t)),
+        "latency_steps": over_steps(method.latency),
+        "spikes_per_neuron": over_steps(evaluation.spikes_per_neuron),
+    }
+
+
+def print_report(report: dict[str, Any], console: Console) -> None:
+    """The ANN's accuracy, and a table of accuracy, latency and spikes by method and T."""
+    console.print(
+        f"{report['model']} (L = {report['levels']}) on {report['dataset']}, {report['samples']} test samples: "
+        f"ANN {100 * report['ann_accuracy']:.2f} %"
+    )
+    console.print(_table(report))
+    console.print("latency: time-steps until the answer, ρ + T; spikes: unit spikes per neuron and inference")
+
+
+def _table(report: dict[str, Any]) -> Table:
+    steps = list(report["methods"][0]["accuracy"])
+    table = Table("method", "")
+    for t in steps:
+        table.add_column(f"T = {t}", justify="right")
+    for method in report["methods"]:
+        members = f"m = {method['members']}" if method["neuron"] != "if" else ""
+        probe = f"ρ = {method['probe_steps']}" if method["probe_steps"] else ""
+        table.add_row(method["name"], "accuracy %", *(f"{100 * method['accuracy'][t]:.2f}" for t in steps))
+        table.add_row(members or probe, "latency", *(str(method["latency_steps"][t]) for t in steps))
+        spikes = (f"{method['spikes_per_neuron'][t]:.3f}" for t in steps)
+        table.add_row(probe if members else "", "spikes", *spikes, end_section=True)
+    return table

@@ -1,0 +1,95 @@
+"""What the two scripts share: one-sentence errors, exit status 2, progress bars."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gnsnn_jax.errors import InputError, at_least_one, nearest
+
+console = Console()
+
+
+class Parser(argparse.ArgumentParser):
+    """Options in full only; a mistake is one sentence, with the nearest option where there is one."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace=None):
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self._refuse(unknown[0])
+        return parsed
+
+    def _refuse(self, argument: str) -> NoReturn:
+        name = argument.split("=")[0]
+        if not argument.startswith("-"):
+            self.error(f"one argument too many: {argument!r}")
+        self.error(f"unknown option {name}{nearest(name, self._option_string_actions)}")
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} ({self.prog} --help explains all options)")
+
+
+def count(text: str) -> int:
+    """An integer of at least 1, for argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def parse_steps(texts: Sequence[str]) -> list[int]:
+    """Numbers of time-steps in ascending order. Raises InputError for what is none."""
+    items = separated(texts)
+    try:
+        steps = sorted({int(item) for item in items})
+    except ValueError:
+        raise InputError(f"--steps takes integers such as 1 2 4, got {' '.join(items)}") from None
+    if not steps:
+        raise InputError("--steps takes at least one number of time-steps")
+    at_least_one("--steps", steps[0])
+    return steps
+
+
+def separated(values: Sequence[str]) -> list[str]:
+    """The items of options that take them with commas or blanks between."""
+    return [item for value in values for item in value.split(",") if item]
+
+
+def run_script(name: str, main: Callable[[], None]) -> int:
+    """Runs a script; what the user can mend becomes one sentence and status 2."""
+    try:
+        main()
+    except InputError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{name}: error: {error.strerror}: {error.filename}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def progress_bar() -> Progress:
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    ]
+    return Progress(*columns, console=console)

@@ -1,0 +1,258 @@
+"""Conversion of a network into a spiking one: trace it, then evaluate it again with neurons over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gnsnn_jax._types import Array
+from gnsnn_jax.calibration import Calibration
+from gnsnn_jax.errors import InputError, at_least_one
+from gnsnn_jax.neurons import Neuron, run
+from gnsnn_jax.program import Operation, Program, Slot, bind, bind_over_time, flatten
+
+DEFAULT_CHUNK = 8  # time-steps evaluated together; memory grows with it, and not with the steps
+
+Values = dict[Slot, Array]
+Observe = Callable[[Array, Array], Any]
+
+
+def to_spiking(
+    ann: Callable,
+    neuron: Neuron,
+    *,
+    steps: int,
+    calibration: Calibration | None = None,
+    chunk: int | None = None,
+    time_axes: Any = None,
+) -> Callable:
+    """Returns a function with the arguments of `ann` whose outputs have a leading time axis, [steps, ...].
+
+    Each call of `qcfs` becomes a population of neurons with its threshold; everything behind it is
+    applied at each time-step, everything before it once. The outputs of step t are those that the
+    weights make of the spikes of step t: sum them over time, or take their mean, to compare with
+    `ann`. Arguments that are no arrays (train=False) reach `ann` as they are. Like `jax.vmap` it
+    works under `jit`, `grad` and `vmap`; put `jax.jit` around it to compile once.
+
+    `calibration` gives each neuron its initial potential, from its first `probe_steps` currents; the
+    network then computes max(steps, probe_steps) time-steps and returns the first `steps`.
+    `chunk` time-steps are evaluated layer by layer at a time and change no result: `chunk=steps` is
+    the fastest, `chunk=1` takes the least memory. `time_axes` names the time axis of inputs
+    that have one, as `in_axes` of `jax.vmap` names batch axes: None (no time), or an integer or a
+    tree of them for each positional argument.
+
+    Raises InputError for counts below 1, a network without activations, inputs of the wrong length
+    in time, and operations that are not linear in the spikes, with the user's file and line.
+    """
+    return SpikingFunction(
+        ann,
+        neuron,
+        at_least_one("steps", steps),
+        calibration,
+        DEFAULT_CHUNK if chunk is None else at_least_one("chunk", chunk),
+        tuple(time_axes) if isinstance(time_axes, list) else time_axes,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class SpikingFunction:
+    """What `to_spiking` returns; equal settings are equal, so that `jax.jit` compiles them once."""
+
+    ann: Callable
+    neuron: Neuron
+    steps: int
+    calibration: Calibration | None
+    chunk: int
+    time_axes: Any
+    observe: Observe | None = None
+
+    def __call__(self, *args, **kwargs):
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        axes = _leaf_axes(self.time_axes, args, kwargs)
+        arrays = [(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True) if _is_array(leaf)]
+        inputs = [_time_first(leaf, axis, self._computed_steps) for leaf, axis in arrays]
+        have_time = [axis is not None for _, axis in arrays]
+
+        def of_arrays(*values):
+            given = iter(values)
+            mixed = [next(given) if _is_array(leaf) else leaf for leaf in leaves]
+            args, kwargs = jax.tree.unflatten(structure, mixed)
+            return self.ann(*args, **kwargs)
+
+        traced, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(
+            *(_one_step(x) if has_time else x for x, has_time in zip(inputs, have_time, strict=True))
+        )
+        outputs, observations = self._simulate(flatten(traced, have_time), inputs)
+        outputs = jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+        return outputs if self.observe is None else (outputs, observations)
+
+    def observed(self, observe: Observe) -> SpikingFunction:
+        """The same function returning (outputs, observations), one observation for each activation.
+
+        `observe(spikes [n, ...], threshold)` sees n consecutive time-steps of one population and
+        returns arrays with the same leading axis; an observation is these over all the steps.
+        """
+        return replace(self, observe=observe)
+
+    def _settings(self) -> tuple:
+        """All that decides the result, hashable even where `ann` or the tree of time axes is not."""
+        ann = self.ann if _is_hashable(self.ann) else id(self.ann)
+        axes, structure = jax.tree.flatten(self.time_axes, is_leaf=_is_axis)
+        return ann, self.neuron, self.steps, self.calibration, self.chunk, tuple(axes), structure, self.observe
+
+    def __eq__(self, other):
+        return isinstance(other, SpikingFunction) and self._settings() == other._settings()
+
+    def __hash__(self):
+        return hash(self._settings())
+
+    @property
+    def _probe_steps(self) -> int:
+        return self.calibration.probe_steps if self.calibration else 0
+
+    @property
+    def _computed_steps(self) -> int:
+        return max(self.steps, self._probe_steps)
+
+    def _schedule(self) -> tuple[int, int]:
+        """Length of the first chunk, which the calibration probes, and number of chunks after it."""
+        if self._computed_steps <= max(self.chunk, self._probe_steps):
+            return self._computed_steps, 0
+        chunks = (self._computed_steps - self._probe_steps) // self.chunk
+        return self._computed_steps - chunks * self.chunk, chunks
+
+    def _simulate(self, program: Program, inputs: Sequence[Array]) -> Any:
+        values = _evaluate_fixed(program, inputs)
+        trains = {slot: values[slot] for slot in program.inputs if slot in program.has_time}
+        simulation = _Simulation(program, values, self.neuron, self.observe)
+        first, chunks = self._schedule()
+        parts = []
+        if first:
+            head = {slot: train[:first] for slot, train in trains.items()}
+            potentials, found = simulation.chunk(head, first, None, self.calibration)
+            parts.append(found)
+        else:
+            potentials = simulation.initial_potentials()
+        if chunks:
+            body = {slot: train[first:].reshape(chunks, self.chunk, *train.shape[1:]) for slot, train in trains.items()}
+            one_chunk = lambda potentials, part: simulation.chunk(part, self.chunk, potentials)
+            _, found = jax.lax.scan(one_chunk, potentials, body, length=chunks)
+            parts.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found))
+        joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *parts) if len(parts) > 1 else parts[0]
+        return jax.tree.map(lambda x: x[: self.steps], joined)
+
+
+class _Simulation:
+    """The part of a program that varies in time, given the values of the part that does not."""
+
+    def __init__(self, program: Program, values: Values, neuron: Neuron, observe: Observe | None):
+        self.program, self.values, self.neuron, self.observe = program, values, neuron, observe
+
+    def initial_potentials(self) -> list[Array]:
+        return [
+            self.neuron.init(self.values[activation.inputs[1]], activation.eqn.invars[0].aval.shape)
+            for activation in self.program.activations
+        ]
+
+    def chunk(
+        self,
+        trains: Values,
+        length: int,
+        potentials: list[Array] | None,
+        calibration: Calibration | None = None,
+    ) -> tuple[list[Array], tuple[list[Array], list[Any]]]:
+        """Evaluates `length` time-steps layer by layer; returns the potentials after them, and the
+        outputs and observations."""
+        values = self.values | trains
+        before = iter(potentials or [None] * len(self.program.activations))
+        after, observations = [], []
+        for operation in self.program.timed:
+            if operation.is_activation:
+                spikes, potential = self._fire(operation, values, length, next(before), calibration)
+                after.append(potential)
+                if self.observe:
+                    observations.append(self.observe(spikes, values[operation.inputs[1]]))
+                results = [spikes]
+            else:
+                results = self._apply(operation, values)
+            values.update(zip(operation.outputs, results, strict=True))
+        outputs = [self._over_time(slot, values, length) for slot in self.program.outputs]
+        return after, (outputs, observations)
+
+    def _fire(self, operation, values, length, potential, calibration) -> tuple[Array, Array]:
+        """Runs one population from its potential, its calibrated one or its own initial one."""
+        currents = self._over_time(operation.inputs[0], values, length)
+        threshold = values[operation.inputs[1]]
+        if calibration:
+            potential = calibration.initial(self.neuron, currents[: calibration.probe_steps], threshold)
+        return run(self.neuron, currents, threshold, potential)
+
+    def _apply(self, operation: Operation, values: Values) -> list[Array]:
+        have_time = [slot in self.program.has_time for slot in operation.inputs]
+        return bind_over_time(operation.eqn, [values[slot] for slot in operation.inputs], have_time)
+
+    def _over_time(self, slot: Slot, values: Values, length: int) -> Array:
+        value = jnp.asarray(values[slot])
+        return value if slot in self.program.has_time else jnp.broadcast_to(value, (length, *value.shape))
+
+
+def _evaluate_fixed(program: Program, inputs: Sequence[Array]) -> Values:
+    values = program.constants | dict(zip(program.inputs, inputs, strict=True))
+    for operation in program.fixed:
+        results = bind(operation.eqn, *(values[slot] for slot in operation.inputs))
+        values.update(zip(operation.outputs, results, strict=True))
+    return values
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_axis(node: Any) -> bool:
+    return node is None or isinstance(node, int)
+
+
+def _leaf_axes(time_axes: Any, args: tuple, kwargs: dict) -> list[int | None]:
+    """The time axis, or None, of each leaf of the arguments."""
+    prefix = (time_axes,) * len(args) if _is_axis(time_axes) else time_axes
+    if not isinstance(prefix, tuple) or len(prefix) != len(args):
+        raise InputError(
+            f"time_axes must be None, an integer or one entry for each of the {len(args)} positional "
+            f"arguments, got {time_axes!r}"
+        )
+    try:
+        spread = jax.tree.map(lambda axis, part: [axis] * len(jax.tree.leaves(part)), prefix, args, is_leaf=_is_axis)
+    except ValueError as error:
+        raise InputError(f"time_axes {time_axes!r} does not fit the arguments: {error}") from None
+    axes = jax.tree.leaves(spread, is_leaf=_is_axis)
+    return axes + [None] * len(jax.tree.leaves(kwargs))
+
+
+def _time_first(leaf: Array, axis: int | None, steps: int) -> Array:
+    if axis is None:
+        return leaf
+    if not -leaf.ndim <= axis < leaf.ndim:
+        raise InputError(f"time_axes names axis {axis} of an input of shape {leaf.shape}, which has no such axis")
+    if leaf.shape[axis] != steps:
+        raise InputError(
+            f"an input of shape {leaf.shape} has {leaf.shape[axis]} time-steps on axis {axis}, but {steps} are "
+            "wanted: as many as the larger of steps and probe_steps"
+        )
+    return jnp.moveaxis(leaf, axis, 0)
+
+
+def _one_step(train: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(train.shape[1:], train.dtype)

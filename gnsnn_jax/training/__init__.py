@@ -1,0 +1,1 @@
+"""Training of QCFS networks: configuration, data, loop, checkpoints."""

@@ -1,0 +1,143 @@
+"""The configuration of an experiment: frozen, decoded strictly, explained where it is declared."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import tomli_w
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from gnsnn_jax.errors import InputError, nearest
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def setting(description: str, **limits) -> Any:
+    return Field(description=description, **limits)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Data:
+    name: Annotated[str, setting("data set")] = "digits"
+    test_fraction: Annotated[float, setting("share held out as the test split, where a set has none", gt=0, lt=1)] = (
+        0.25
+    )
+    validation_fraction: Annotated[float, setting("share of the rest that chooses the best epoch", gt=0, lt=1)] = 0.15
+    crop_padding: Annotated[int, setting("random crop after this many zero pixels on each side; 0: none", ge=0)] = 0
+    flip: Annotated[bool, setting("flip half of the images left to right")] = False
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Model:
+    name: Annotated[str, setting("network")] = "resnet10"
+    levels: Annotated[int, setting("number of steps L of the QCFS staircase", ge=1)] = 8
+    threshold: Annotated[float, setting("initial threshold theta of every activation", gt=0)] = 8.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Optimizer:
+    learning_rate: Annotated[float, setting("of SGD at the start; a cosine takes it to 0", gt=0)] = 0.1
+    momentum: Annotated[float, setting("of SGD", ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, setting("added to the gradient before the momentum, thresholds included", ge=0)] = (
+        5e-4
+    )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Training:
+    epochs: Annotated[int, setting("passes over the training split", ge=1)] = 30
+    batch_size: Annotated[int, setting("samples per step", ge=1)] = 64
+    seed: Annotated[int, setting("of the split, the weights, the order and the augmentation", ge=0, lt=2**32)] = 0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Config:
+    """One experiment."""
+
+    data: Data = Data()
+    model: Model = Model()
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+
+
+def load_config(path: str | Path, overrides: Mapping[str, str] | None = None) -> Config:
+    """Reads a TOML file; `overrides` maps dotted names to values as written on the command line.
+
+    Raises InputError for a file that is missing or no TOML, an unknown key and a wrong type or
+    value, each named with its neighbours.
+    """
+    path = Path(path)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the configuration {path}: {error.strerror}; give a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"the configuration {path} is not valid TOML: {error}") from None
+    types = {name: kind for name, kind, _ in settings()}
+    for name, text in (overrides or {}).items():
+        _put(tree, name, text if types.get(name) is str else _parse(text))
+    return decode(tree, str(path))
+
+
+def decode(tree: Mapping[str, Any], source: str) -> Config:
+    """Checks a tree of settings against the dataclasses; `source` is named in errors."""
+    try:
+        return TypeAdapter(Config).validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        found = "; ".join(_explain(problem) for problem in error.errors())
+        raise InputError(f"{source}: {found}") from None
+
+
+def save_config(config: Config, path: Path) -> None:
+    path.write_text(tomli_w.dumps(asdict(config)), encoding="utf-8")
+
+
+def settings(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, type, str]]:
+    """Dotted name, type and help text of every setting."""
+    hints = get_type_hints(kind, include_extras=True)
+    for item in fields(kind):
+        hint = hints[item.name]
+        if is_dataclass(hint):
+            yield from settings(hint, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, hint.__origin__, hint.__metadata__[0].description
+
+
+def _parse(text: str) -> Any:
+    """A value as TOML would have it; a bare word is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+    *path, last = name.split(".")
+    for part in path:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise InputError(f"cannot set {name}: {part} is a value in the configuration, not a section")
+    tree[last] = value
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    *section, key = (str(part) for part in problem["loc"])
+    name = ".".join([*section, key])
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _known(section)
+        return f"unknown setting {name}, known there are {', '.join(known)}{nearest(key, known)}"
+    message = problem["msg"][:1].lower() + problem["msg"][1:]
+    return f"{name}: {message}, got {problem['input']!r}"
+
+
+def _known(section: list[str]) -> list[str]:
+    kind: Any = Config
+    for part in section:
+        kind = get_type_hints(kind).get(part, kind)
+    return [item.name for item in fields(kind)]

@@ -1,0 +1,111 @@
+"""Converted networks as something callable that can be stored: model, folded weights, method."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gnsnn_jax._types import Array, Float, Shaped
+from gnsnn_jax.conversion import SpikingFunction, to_spiking
+from gnsnn_jax.errors import InputError, at_least_one
+from gnsnn_jax.folding import fold_batch_norm
+from gnsnn_jax.methods import Method
+from gnsnn_jax.models import build
+from gnsnn_jax.training import checkpoints
+from gnsnn_jax.training.config import Model
+from gnsnn_jax.training.data import Dataset, Statistics, check_finite, normalise
+
+
+@dataclass(frozen=True)
+class ConvertedNetwork:
+    """A spiking network: call it with images, get the outputs of each time-step."""
+
+    model: Model
+    num_classes: int
+    image_shape: tuple[int, ...]
+    statistics: Statistics
+    method: Method
+    steps: int
+    variables: Any
+
+    def __call__(self, images: Shaped[Array, "B H W C"], steps: int | None = None) -> Float[Array, "T B K"]:
+        """Outputs of the time-steps 1..steps, to be summed; images in the data set's own pixel values.
+
+        Raises InputError for images of another shape, for NaN, and for steps below 1.
+        """
+        steps = self.steps if steps is None else at_least_one("steps", steps)
+        if np.shape(images)[1:] != self.image_shape or np.ndim(images) != 4:
+            wanted = ", ".join(map(str, self.image_shape))
+            raise InputError(f"this network takes images of shape [batch, {wanted}], got {np.shape(images)}")
+        if not isinstance(images, jax.core.Tracer):
+            check_finite(np.asarray(images), "the images")
+        return _outputs(self.spiking(steps), self.statistics, self.variables, images)
+
+    def network(self) -> nn.Module:
+        return build(
+            self.model.name,
+            num_classes=self.num_classes,
+            levels=self.model.levels,
+            threshold=self.model.threshold,
+        )
+
+    def spiking(self, steps: int) -> SpikingFunction:
+        """The function of variables and normalised images that runs over time."""
+        neuron, calibration = self.method.make_neuron(), self.method.make_calibration()
+        return to_spiking(self.network().apply, neuron, steps=steps, calibration=calibration)
+
+    def save(self, path: str | Path) -> None:
+        """Writes an Orbax checkpoint that `load_converted` reads."""
+        about = {
+            "model": asdict(self.model),
+            "num_classes": self.num_classes,
+            "image_shape": list(self.image_shape),
+            "statistics": self.statistics._asdict(),
+            "method": asdict(self.method),
+            "steps": self.steps,
+        }
+        checkpoints.save(Path(path), self.variables, about)
+
+
+@partial(jax.jit, static_argnames=("spiking", "statistics"))
+def _outputs(spiking: SpikingFunction, statistics: Statistics, variables: Any, images: Array) -> Array:
+    return spiking(variables, normalise(jnp.asarray(images), statistics))
+
+
+def convert(model: Model, variables: Any, dataset: Dataset, method: Method, steps: int) -> ConvertedNetwork:
+    """Folds the batch norms of a trained network and pairs it with a method."""
+    return ConvertedNetwork(
+        model,
+        dataset.num_classes,
+        dataset.image_shape,
+        dataset.statistics,
+        method,
+        steps,
+        fold_batch_norm(variables),
+    )
+
+
+def load_converted(path: str | Path) -> ConvertedNetwork:
+    """Reads a converted network: `load_converted(path)(images)` gives outputs [T, B, K].
+
+    Raises InputError where there is none, or where it is damaged.
+    """
+    variables, about = checkpoints.load(Path(path))
+    if "method" not in about:
+        raise InputError(f"{path} is a checkpoint, but of no converted network; give one that convert.py wrote")
+    return ConvertedNetwork(
+        Model(**about["model"]),
+        about["num_classes"],
+        tuple(about["image_shape"]),
+        Statistics(*(tuple(about["statistics"][name]) for name in Statistics._fields)),
+        Method(**about["method"]),
+        about["steps"],
+        variables,
+    )

@@ -1,0 +1,117 @@
+"""Data sets in memory: images as they were stored, split by seed, normalised and augmented on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gnsnn_jax._types import Array, Float, Int, Shaped
+from gnsnn_jax.errors import InputError, nearest
+from gnsnn_jax.training.config import Data
+
+
+class Split(NamedTuple):
+    images: Shaped[np.ndarray, "N H W C"]
+    labels: Int[np.ndarray, " N"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation per channel, in the unit of the pixels."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+class Dataset(NamedTuple):
+    name: str
+    num_classes: int
+    train: Split
+    validation: Split
+    test: Split
+    statistics: Statistics
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return self.train.images.shape[1:]
+
+
+def digits() -> Split:
+    """The 1797 handwritten digits of scikit-learn, 8x8 gray, pixels 0..16."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return Split(found.images.astype(np.uint8)[..., None], found.target.astype(np.int32))
+
+
+# Loaders of sets that come without a test split.
+DATASETS: Mapping[str, Callable[[], Split]] = {"digits": digits}
+
+
+def load_dataset(settings: Data, seed: int) -> Dataset:
+    """Loads a data set and splits it by seed, the classes in equal shares in every part.
+
+    Raises InputError for an unknown name and for fractions that leave a part without samples.
+    """
+    if settings.name not in DATASETS:
+        hint = nearest(settings.name, DATASETS)
+        raise InputError(f"unknown data set {settings.name!r}; there are {', '.join(sorted(DATASETS))}{hint}")
+    whole = DATASETS[settings.name]()
+    check_finite(whole.images, f"the images of {settings.name}")
+    rest, test = _split(whole, settings.test_fraction, seed, "data.test_fraction")
+    train, validation = _split(rest, settings.validation_fraction, seed, "data.validation_fraction")
+    num_classes = int(whole.labels.max()) + 1
+    return Dataset(settings.name, num_classes, train, validation, test, statistics(train.images))
+
+
+def _split(whole: Split, fraction: float, seed: int, setting: str) -> tuple[Split, Split]:
+    from sklearn.model_selection import train_test_split
+
+    try:
+        parts = train_test_split(*whole, test_size=fraction, random_state=seed, stratify=whole.labels, shuffle=True)
+    except ValueError as error:
+        raise InputError(f"{setting} = {fraction} cannot split {len(whole)} samples: {error}") from None
+    return Split(parts[0], parts[2]), Split(parts[1], parts[3])
+
+
+def statistics(images: Shaped[np.ndarray, "N H W C"]) -> Statistics:
+    pixels = images.reshape(-1, images.shape[-1]).astype(np.float64)
+    deviation = pixels.std(0)
+    return Statistics(tuple(pixels.mean(0).tolist()), tuple(np.where(deviation > 0, deviation, 1).tolist()))
+
+
+def check_finite(images: np.ndarray, what: str) -> None:
+    """Raises InputError where floating-point images hold NaN or infinity."""
+    if np.issubdtype(images.dtype, np.floating) and not np.isfinite(images).all():
+        count = int(np.size(images) - np.isfinite(images).sum())
+        raise InputError(f"{what} hold {count} values that are NaN or infinite; remove or replace them")
+
+
+def normalise(images: Shaped[Array, "B H W C"], to: Statistics) -> Float[Array, "B H W C"]:
+    """(pixel - mean) / deviation, per channel, in float32."""
+    mean, deviation = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in to)
+    return (images.astype(jnp.float32) - mean) / deviation
+
+
+def augment(images: Float[Array, "B H W C"], key: Array, settings: Data) -> Float[Array, "B H W C"]:
+    """Random crops of padded images and flips, as the settings ask for."""
+    crop_key, flip_key = jax.random.split(key)
+    if settings.crop_padding:
+        images = _random_crop(images, crop_key, settings.crop_padding)
+    if settings.flip:
+        flipped = jax.random.bernoulli(flip_key, shape=(len(images), 1, 1, 1))
+        images = jnp.where(flipped, images[:, :, ::-1], images)
+    return images
+
+
+def _random_crop(images: Array, key: Array, padding: int) -> Array:
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    corners = jax.random.randint(key, (len(images), 2), 0, 2 * padding + 1)
+    crop = lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), images.shape[1:])
+    return jax.vmap(crop)(padded, corners)

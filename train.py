@@ -1,0 +1,48 @@
+"""Trains a QCFS network and keeps the best epoch in a run directory."""
+
+import sys
+import time
+from argparse import SUPPRESS
+from pathlib import Path
+
+from gnsnn_jax.command_line import Parser, console, run_script
+from gnsnn_jax.training.config import load_config, settings
+from gnsnn_jax.training.data import load_dataset
+from gnsnn_jax.training.experiment import run_experiment
+from gnsnn_jax.training.runs import create_run, default_workdir
+
+DIGITS = Path(__file__).parent / "configs" / "digits.toml"
+
+
+def parse(arguments: list[str] | None = None):
+    """The command line, and the settings on it as text by dotted name."""
+    parser = Parser(prog="train.py", description=__doc__)
+    parser.add_argument("config", nargs="?", type=Path, default=DIGITS, help="TOML file (configs/digits.toml)")
+    parser.add_argument("--workdir", type=Path, help="run directory (runs/NAME-DATE-TIME)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run that the directory holds")
+    group = parser.add_argument_group("settings, in place of the configuration's")
+    for name, kind, text in settings():
+        help = f"{text.replace('%', '%%')} ({kind.__name__})"
+        group.add_argument(f"--{name}", dest=name, default=SUPPRESS, metavar="VALUE", help=help)
+    command = parser.parse_args(arguments)
+    return command, {name: value for name, value in vars(command).items() if "." in name}
+
+
+def main() -> None:
+    started = time.perf_counter()
+    command, overrides = parse()
+    config = load_config(command.config, overrides)
+    dataset = load_dataset(config.data, config.training.seed)
+    workdir = command.workdir or default_workdir(command.config)
+    create_run(workdir, config, command.overwrite)
+    summary = run_experiment(workdir, config, dataset, started)
+    console.print(
+        f"best epoch {summary['best_epoch']}: validation {100 * summary['validation_accuracy']:.2f} %, "
+        f"test {100 * summary['test_accuracy']:.2f} % of {summary['test_samples']} samples, "
+        f"{summary['seconds']:.0f} s"
+    )
+    console.print(f"run: {workdir}\nnext: python convert.py {workdir}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script("train.py", main))
