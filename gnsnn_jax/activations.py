@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ def staircase(x: Float[Array, "*shape"], unit: Float[Array, "..."] | float, leve
     does not broadcast.
     """
     levels = at_least_one("levels", levels)
-    x = _floating("x", x)
+    x = floating("x", x)
     wide, unit = _widen(x, unit, "unit")
     return _staircase(wide, unit, levels).astype(x.dtype)
 
@@ -47,12 +48,17 @@ def qcfs(x: Float[Array, "*shape"], threshold: Float[Array, "..."] | float, leve
     threshold that does not broadcast. Bu et al. 2022, arXiv 2303.04347.
     """
     levels = at_least_one("levels", levels)
-    x = _floating("x", x)
+    x = floating("x", x)
     wide, threshold = _widen(x, threshold, "threshold")
     return _qcfs(wide, threshold, levels).astype(x.dtype)
 
 
-def _floating(name: str, x: Array) -> Array:
+def at_least_single(dtype: Any) -> Any:
+    """The floating-point type for potentials, thresholds and their sums beside values of this type."""
+    return dtype if jnp.finfo(dtype).bits > 32 else jnp.dtype(jnp.float32)
+
+
+def floating(name: str, x: Array) -> Array:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{name} must be floating point, got {x.dtype}; cast it with .astype(jnp.float32)")
@@ -61,7 +67,7 @@ def _floating(name: str, x: Array) -> Array:
 
 def _widen(x: Array, size: Array | float, name: str) -> tuple[Array, Array]:
     """x and a threshold or unit for it in one dtype of float32 or wider, with equal ranks."""
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = at_least_single(x.dtype)
     size = jnp.asarray(size, dtype)
     return x.astype(dtype), align(size, x.shape, name)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
-from gnsnn_jax.activations import align
+from gnsnn_jax.activations import align, at_least_single
 from gnsnn_jax.errors import at_least_one
 from gnsnn_jax.neurons import Neuron, short
 
@@ -47,10 +47,11 @@ def offset_spikes(probe_steps: int, passes: int = 1) -> Calibration:
     probe_steps = at_least_one("probe_steps", probe_steps)
     passes = at_least_one("passes", passes)
 
-    def initial(neuron: Neuron, currents: Float[Array, "T *shape"], threshold: Array) -> Array:
+    def initial(
+        neuron: Neuron, currents: Float[Array, "T *shape"], threshold: Float[Array, "..."] | float
+    ) -> Float[Array, "*shape"]:
         shape = currents.shape[1:]
-        dtype = jnp.promote_types(currents.dtype, jnp.float32)
-        threshold = jnp.asarray(threshold, dtype)
+        threshold = jnp.asarray(threshold, at_least_single(currents.dtype))
         start = neuron.init(threshold, shape)
         currents, threshold, start = jax.lax.stop_gradient((currents, threshold, start))
         shift_once = lambda _, potential: _shifted(neuron, currents, threshold, potential)

@@ -18,7 +18,7 @@ from gnsnn_jax.program import Operation, Program, Slot, bind, bind_over_time, fl
 
 DEFAULT_CHUNK = 8  # time-steps evaluated together; memory grows with it, and not with the steps
 
-Values = dict[Slot, Array]
+Values = dict[Slot, Any]
 Observe = Callable[[Array, Array], Any]
 
 
@@ -61,7 +61,7 @@ def to_spiking(
 
 @dataclass(frozen=True, eq=False)
 class SpikingFunction:
-    """What `to_spiking` returns; equal settings are equal, so that `jax.jit` compiles them once."""
+    """What `to_spiking` returns; equal settings are equal, so that as a static argument they compile once."""
 
     ann: Callable
     neuron: Neuron
@@ -126,7 +126,7 @@ class SpikingFunction:
         chunks = (self._computed_steps - self._probe_steps) // self.chunk
         return self._computed_steps - chunks * self.chunk, chunks
 
-    def _simulate(self, program: Program, inputs: Sequence[Array]) -> Any:
+    def _simulate(self, program: Program, inputs: Sequence[Any]) -> Any:
         values = _evaluate_fixed(program, inputs)
         trains = {slot: values[slot] for slot in program.inputs if slot in program.has_time}
         simulation = _Simulation(program, values, self.neuron, self.observe)
@@ -201,7 +201,7 @@ class _Simulation:
         return value if slot in self.program.has_time else jnp.broadcast_to(value, (length, *value.shape))
 
 
-def _evaluate_fixed(program: Program, inputs: Sequence[Array]) -> Values:
+def _evaluate_fixed(program: Program, inputs: Sequence[Any]) -> Values:
     values = program.constants | dict(zip(program.inputs, inputs, strict=True))
     for operation in program.fixed:
         results = bind(operation.eqn, *(values[slot] for slot in operation.inputs))
@@ -241,7 +241,7 @@ def _leaf_axes(time_axes: Any, args: tuple, kwargs: dict) -> list[int | None]:
     return axes + [None] * len(jax.tree.leaves(kwargs))
 
 
-def _time_first(leaf: Array, axis: int | None, steps: int) -> Array:
+def _time_first(leaf: Any, axis: int | None, steps: int) -> Any:
     if axis is None:
         return leaf
     if not -leaf.ndim <= axis < leaf.ndim:
@@ -254,5 +254,5 @@ def _time_first(leaf: Array, axis: int | None, steps: int) -> Array:
     return jnp.moveaxis(leaf, axis, 0)
 
 
-def _one_step(train: Array) -> jax.ShapeDtypeStruct:
+def _one_step(train: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(train.shape[1:], train.dtype)

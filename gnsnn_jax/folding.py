@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -27,10 +27,11 @@ def fold_batch_norm(
     A batch norm is a module with `mean` and `var` in `batch_stats`. The layer it is folded into is
     the one *before* it: its sibling with a kernel of as many channels whose name ends in the same number
     (conv1 and norm1, Conv_0 and BatchNorm_0; a convolution if both it and a dense layer fit), or the
-    one that `layers` names, a mapping of paths such as {"head/norm": "head/dense"}. A norm in front of
-    its layer cannot be folded. `epsilon` is the norms' own, 1e-5 in Flax and PyTorch.
-    The network keeps its outputs in inference mode, to rounding. Raises InputError where no layer or
-    more than one fits, or where its channels differ from the norm's.
+    one that `layers` names, a mapping of paths such as {"head/norm": "head/dense"}. Linen's own names
+    tell it only where every layer of the kind has a norm. A norm in front of its layer cannot be folded.
+    `epsilon` is the norms' own, 1e-5 in Flax and PyTorch.
+    The network keeps its outputs in inference mode, to rounding. Raises InputError where it cannot tell
+    the layer, and where the channels of the one named differ from the norm's.
     """
     if not isinstance(variables, Mapping) or "params" not in variables:
         raise InputError('fold_batch_norm takes Linen variables, {"params": …, "batch_stats": …}')
@@ -40,7 +41,7 @@ def fold_batch_norm(
     norms = [path[1:-1] for path in values if path[0] == "batch_stats" and path[-1] == "mean"]
     if unknown := given.keys() - set(norms):
         raise InputError(f"layers names {_list(unknown)}, but the batch norms are {_list(norms)}")
-    pairs = {norm: given.get(norm) or _layer_before(norm, values) for norm in norms}
+    pairs = {norm: given.get(norm) or _layer_before(norm, norms, values) for norm in norms}
     _check_pairs(pairs, values)
     for norm, layer in pairs.items():
         values.update(_folded(norm, layer, values, epsilon))
@@ -63,28 +64,35 @@ def _number(name: str) -> str:
     return re.search(r"\d*$", name).group()
 
 
-def _layer_before(norm: Path, values: dict[Path, Array]) -> Path:
-    *scope, name = norm
+def _siblings(paths: Iterable[Path], scope: Path) -> list[Path]:
+    return [path for path in paths if path[:-1] == scope]
+
+
+def _layer_before(norm: Path, norms: list[Path], values: dict[Path, Array]) -> Path:
+    """The one sibling whose name and channels fit the norm, preferring convolutions."""
+    kernels = {path[1:-1]: value for path, value in values.items() if path[0] == "params" and path[-1] == "kernel"}
+    siblings = _siblings(kernels, norm[:-1])
     channels = values["batch_stats", *norm, "mean"].shape
-    kernels = {
-        path[1:-1]: value
-        for path, value in values.items()
-        if path[0] == "params" and path[-1] == "kernel" and path[1:-2] == tuple(scope)
-    }
     fitting = [
-        layer
-        for layer, kernel in kernels.items()
-        if _number(layer[-1]) == _number(name) and kernel.shape[-1:] == channels
+        layer for layer in siblings if _number(layer[-1]) == _number(norm[-1]) and kernels[layer].shape[-1:] == channels
     ]
     convolutions = [layer for layer in fitting if kernels[layer].ndim > 2]
-    for candidates in (fitting, convolutions):
-        if len(candidates) == 1:
-            return candidates[0]
+    chosen = next((found for found in (fitting, convolutions) if len(found) == 1), None)
+    if chosen and _numbered_in_step(norm, chosen[0], norms, siblings):
+        return chosen[0]
     raise InputError(
-        f"cannot tell which layer comes before the batch norm {'/'.join(norm)}: of its siblings with a "
-        f"kernel ({_list(kernels)}) {len(fitting)} have {channels[0]} channels and a name that ends in "
-        f"{_number(name) or 'no number'!r}; name it with layers={{{'/'.join(norm)!r}: …}}"
+        f"cannot tell which layer comes before the batch norm {'/'.join(norm)}; its siblings with a kernel are "
+        f"{_list(siblings)}: name it with layers={{{'/'.join(norm)!r}: …}}"
     )
+
+
+def _numbered_in_step(norm: Path, layer: Path, norms: list[Path], siblings: list[Path]) -> bool:
+    """Whether Linen's own names, which count each class by itself, count layers and norms alike."""
+    kind = lambda path: re.fullmatch(r"([A-Z]\w*)_\d+", path[-1])
+    if not (kind(norm) and kind(layer)):
+        return True
+    numbers = lambda paths, like: {_number(path[-1]) for path in paths if kind(path) and kind(path)[1] == kind(like)[1]}
+    return numbers(_siblings(norms, norm[:-1]), norm) == numbers(siblings, layer)
 
 
 def _check_pairs(pairs: dict[Path, Path], values: dict[Path, Array]) -> None:

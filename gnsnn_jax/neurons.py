@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
-from gnsnn_jax.activations import align, staircase
+from gnsnn_jax.activations import align, at_least_single, floating, staircase
 from gnsnn_jax.errors import InputError, at_least_one
 
 UNROLLED_STEPS = 8  # scans up to this length are unrolled, so that XLA can fuse their steps
@@ -82,10 +82,11 @@ def run(
     currents. Differentiable in all three through the surrogate gradient of `staircase`.
     Raises InputError for currents without a time axis and for shapes that do not broadcast.
     """
+    currents = floating("currents", currents)
     if currents.ndim < 1:
         raise InputError("currents must have a leading time axis, got a scalar")
     shape = currents.shape[1:]
-    dtype = jnp.promote_types(currents.dtype, jnp.float32)
+    dtype = at_least_single(currents.dtype)
     threshold = jnp.asarray(threshold, dtype)
     if initial is None:
         state = neuron.init(threshold, shape)

@@ -275,14 +275,14 @@ def _has_activation(jaxpr: Jaxpr) -> bool:
     return any(eqn.primitive is qcfs_p or any(map(_has_activation, _inner_jaxprs(eqn))) for eqn in jaxpr.eqns)
 
 
-def bind(eqn: JaxprEqn, *values: Array) -> list[Array]:
+def bind(eqn: JaxprEqn, *values: Any) -> list[Array]:
     """Applies the operation of an equation to other values."""
     with eqn.ctx.manager:
         outputs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
     return list(outputs) if eqn.primitive.multiple_results else [outputs]
 
 
-def bind_over_time(eqn: JaxprEqn, values: Sequence[Array], have_time: Sequence[bool]) -> list[Array]:
+def bind_over_time(eqn: JaxprEqn, values: Sequence[Any], have_time: Sequence[bool]) -> list[Array]:
     """The same at every time-step at once; values with time have it in front."""
     axes = [0 if has_time else None for has_time in have_time]
     return jax.vmap(partial(bind, eqn), in_axes=axes)(*values)
