@@ -9,6 +9,7 @@ from gnsnn_jax.command_line import Parser, console, run_script
 from gnsnn_jax.training.config import load_config, settings
 from gnsnn_jax.training.data import load_dataset
 from gnsnn_jax.training.experiment import run_experiment
+from gnsnn_jax.training.loop import check_experiment
 from gnsnn_jax.training.runs import create_run, default_workdir
 
 DIGITS = Path(__file__).parent / "configs" / "digits.toml"
@@ -34,6 +35,7 @@ def main() -> None:
     config = load_config(command.config, overrides)
     dataset = load_dataset(config.data, config.training.seed)
     workdir = command.workdir or default_workdir(command.config)
+    check_experiment(config, dataset)
     create_run(workdir, config, command.overwrite)
     summary = run_experiment(workdir, config, dataset, started)
     console.print(

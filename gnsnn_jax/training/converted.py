@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,9 @@ class ConvertedNetwork:
     steps: int
     variables: Any
 
-    def __call__(self, images: Shaped[Array, "B H W C"], steps: int | None = None) -> Float[Array, "T B K"]:
+    def __call__(
+        self, images: Shaped[Array | np.ndarray, "B H W C"], steps: int | None = None
+    ) -> Float[Array, "T B K"]:
         """Outputs of the time-steps 1..steps, to be summed; images in the data set's own pixel values.
 
         Raises InputError for images of another shape, for NaN, and for steps below 1.
@@ -76,20 +78,39 @@ class ConvertedNetwork:
 
 @partial(jax.jit, static_argnames=("spiking", "statistics"))
 def _outputs(spiking: SpikingFunction, statistics: Statistics, variables: Any, images: Array) -> Array:
-    return spiking(variables, normalise(jnp.asarray(images), statistics))
+    return spiking(variables, normalise(images, statistics))
 
 
 def convert(model: Model, variables: Any, dataset: Dataset, method: Method, steps: int) -> ConvertedNetwork:
-    """Folds the batch norms of a trained network and pairs it with a method."""
-    return ConvertedNetwork(
-        model,
-        dataset.num_classes,
-        dataset.image_shape,
-        dataset.statistics,
-        method,
-        steps,
-        fold_batch_norm(variables),
+    """Folds the batch norms of a trained network and pairs it with a method.
+
+    Raises InputError where the variables are not those of the model.
+    """
+    converted = ConvertedNetwork(
+        model, dataset.num_classes, dataset.image_shape, dataset.statistics, method, steps, variables
     )
+    check_variables(variables, converted.network(), dataset.image_shape, model.name)
+    return replace(converted, variables=fold_batch_norm(variables))
+
+
+def check_variables(variables: Any, network: nn.Module, image_shape: tuple[int, ...], name: str) -> None:
+    """Raises InputError that lists what the variables lack, have too much or in another shape."""
+    example = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    wanted = _shapes(jax.eval_shape(network.init, jax.random.key(0), example))
+    given = _shapes(variables)
+    differences = [
+        f"{path} {given.get(path, 'missing')} instead of {wanted.get(path, 'nothing')}"
+        for path in sorted(wanted.keys() | given.keys())
+        if wanted.get(path) != given.get(path)
+    ]
+    if differences:
+        shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
+        raise InputError(f"the weights do not belong to {name} with images of shape {image_shape}: {shown}")
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
 
 
 def load_converted(path: str | Path) -> ConvertedNetwork:

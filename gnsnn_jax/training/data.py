@@ -93,10 +93,10 @@ def check_finite(images: np.ndarray, what: str) -> None:
         raise InputError(f"{what} hold {count} values that are NaN or infinite; remove or replace them")
 
 
-def normalise(images: Shaped[Array, "B H W C"], to: Statistics) -> Float[Array, "B H W C"]:
+def normalise(images: Shaped[Array | np.ndarray, "B H W C"], to: Statistics) -> Float[Array, "B H W C"]:
     """(pixel - mean) / deviation, per channel, in float32."""
     mean, deviation = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in to)
-    return (images.astype(jnp.float32) - mean) / deviation
+    return (jnp.asarray(images).astype(jnp.float32) - mean) / deviation
 
 
 def augment(images: Float[Array, "B H W C"], key: Array, settings: Data) -> Float[Array, "B H W C"]:

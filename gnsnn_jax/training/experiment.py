@@ -12,14 +12,14 @@ import numpy as np
 from gnsnn_jax.command_line import progress_bar
 from gnsnn_jax.training.config import Config
 from gnsnn_jax.training.data import Dataset
-from gnsnn_jax.training.loop import Epoch, evaluate, network_of, train
+from gnsnn_jax.training.loop import Epoch, evaluate, network_of, steps_per_epoch, train
 from gnsnn_jax.training.runs import SUMMARY, append_metrics, save_best, summary, write_json
 
 
 def run_experiment(workdir: Path, config: Config, dataset: Dataset, started: float) -> dict[str, Any]:
     """Trains, keeps the best epoch by validation accuracy (by loss among equals), tests it once."""
     best: Epoch | None = None
-    steps = config.training.epochs * (len(dataset.train) // config.training.batch_size)
+    steps = config.training.epochs * steps_per_epoch(config, dataset)
     with progress_bar() as bar:
         task = bar.add_task("training", total=steps, note="")
         for epoch in train(config, dataset, on_step=lambda: bar.advance(task)):

@@ -69,13 +69,9 @@ def train(config: Config, dataset: Dataset, on_step: Callable[[], None] = lambda
     the training split and when the loss is no number.
     """
     settings, network = config.training, network_of(config, dataset)
-    per_epoch = len(dataset.train) // settings.batch_size
-    if per_epoch < 1:
-        raise InputError(
-            f"training.batch_size = {settings.batch_size} is more than the {len(dataset.train)} training "
-            f"samples of {dataset.name}; choose a smaller one"
-        )
-    schedule = optax.cosine_decay_schedule(config.optimizer.learning_rate, per_epoch * settings.epochs)
+    per_epoch = steps_per_epoch(config, dataset)
+    cosine = optax.cosine_decay_schedule(config.optimizer.learning_rate, per_epoch * settings.epochs)
+    schedule = lambda step: cosine(jnp.asarray(step, jnp.float32))
     optimizer = make_optimizer(config, schedule)
     key = jax.random.key(settings.seed)
     state = initial_state(network, optimizer, dataset, key)
@@ -93,6 +89,23 @@ def train(config: Config, dataset: Dataset, on_step: Callable[[], None] = lambda
         validation = evaluate(network, state.variables, dataset.validation, dataset.statistics)
         rate = float(schedule(int(state.step)))
         yield Epoch(epoch, loss, accuracy, *validation, rate, state.variables)
+
+
+def steps_per_epoch(config: Config, dataset: Dataset) -> int:
+    steps = len(dataset.train) // config.training.batch_size
+    if steps < 1:
+        raise InputError(
+            f"training.batch_size = {config.training.batch_size} is more than the {len(dataset.train)} training "
+            f"samples of {dataset.name}; choose a smaller one"
+        )
+    return steps
+
+
+def check_experiment(config: Config, dataset: Dataset) -> None:
+    """Raises what `train` would raise at its start, before anything is written."""
+    steps_per_epoch(config, dataset)
+    example = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
+    jax.eval_shape(network_of(config, dataset).init, jax.random.key(0), example)
 
 
 def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:

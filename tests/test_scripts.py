@@ -1,0 +1,222 @@
+"""The two scripts as a user runs them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gnsnn_jax as gs
+from gnsnn_jax.training.data import Data, load_dataset
+
+ROOT = Path(__file__).parent.parent
+STEPS = ["1", "2", "4", "8", "16", "32"]
+
+
+def script(name, *arguments, cwd):
+    command = [sys.executable, str(ROOT / name), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
+
+
+def refused(name, *arguments, cwd):
+    """One sentence on standard error, status 2, no traceback."""
+    done = script(name, *arguments, cwd=cwd)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith(f"{name}: error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """An empty folder in which both scripts ran without arguments."""
+    place = tmp_path_factory.mktemp("place")
+    for name in ("train.py", "convert.py"):
+        done = script(name, cwd=place)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (place / f"{name}.out").write_text(done.stdout)
+    return place
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    (run,) = (place / "runs").iterdir()
+    return run
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """A run that a test may damage."""
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+def test_training_leaves_a_run(place, run):
+    assert run.name.startswith("digits-")
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["test_accuracy"] >= 0.975
+    assert summary["test_samples"] == 450
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in metrics] == list(range(1, 101))
+    best = max(metrics, key=lambda line: (line["validation_accuracy"], -line["validation_loss"]))
+    assert summary["best_epoch"] == best["epoch"]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [str(best["epoch"])]
+    assert str(run.name) in (place / "train.py.out").read_text().replace("\n", "")
+
+
+def test_conversion_leaves_a_report(run):
+    report = json.loads((run / "report.json").read_text())
+    assert list(report) == ["dataset", "model", "levels", "ann_accuracy", "samples", "methods"]
+    assert (report["dataset"], report["levels"], report["samples"]) == ("digits", 8, 450)
+    methods = {method["name"]: method for method in report["methods"]}
+    assert list(methods) == ["IF", "GN", "COS", "GN+COS"]
+    assert [(m["neuron"], m["members"], m["probe_steps"]) for m in report["methods"]] == [
+        ("if", 1, 0), ("gn", 8, 0), ("if", 1, 8), ("gn", 8, 8),
+    ]  # fmt: skip
+    for method in report["methods"]:
+        for key in ("accuracy", "agreement", "latency_steps", "spikes_per_neuron"):
+            assert list(method[key]) == STEPS
+        assert method["latency_steps"] == {t: method["probe_steps"] + int(t) for t in STEPS}
+        assert method["accuracy"]["32"] >= report["ann_accuracy"] - 0.01
+    assert methods["GN"]["agreement"]["1"] == 1.0
+    assert methods["GN"]["accuracy"]["1"] == report["ann_accuracy"]
+    assert all(methods["COS"]["accuracy"][t] > methods["IF"]["accuracy"][t] for t in ("1", "2", "4"))
+    assert (run / "accuracy.png").stat().st_size > 10_000
+
+
+def test_the_table_shows_what_the_report_says(place, run):
+    shown = (place / "convert.py.out").read_text()
+    report = json.loads((run / "report.json").read_text())
+    assert f"ANN {100 * report['ann_accuracy']:.2f} %" in shown
+    for method in report["methods"]:
+        assert method["name"] in shown
+        assert all(f"{100 * value:.2f}" in shown for value in method["accuracy"].values())
+        assert all(f"{value:.3f}" in shown for value in method["spikes_per_neuron"].values())
+
+
+@pytest.mark.parametrize("name", ["IF", "GN", "COS", "GN+COS"])
+def test_converted_networks_load_into_something_callable(run, name):
+    report = json.loads((run / "report.json").read_text())
+    (method,) = (method for method in report["methods"] if method["name"] == name)
+    network = gs.load_converted(run / "converted" / name.lower())
+    test = load_dataset(Data(test_fraction=0.25, validation_fraction=0.2), 0).test
+    found = gs.accuracy_over_time(network(test.images, steps=4), jnp.asarray(test.labels))
+    np.testing.assert_allclose(
+        found[np.asarray([0, 1, 3])], [method["accuracy"][t] for t in ("1", "2", "4")], atol=1e-6
+    )
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_converted_networks_refuse_what_they_cannot_take(run):
+    network = gs.load_converted(run / "converted" / "gn")
+    with pytest.raises(gs.InputError, match=r"takes images of shape \[batch, 8, 8, 1\], got \(2, 8, 8, 3\)"):
+        network(np.zeros((2, 8, 8, 3)))
+    with pytest.raises(gs.InputError, match="the images hold 1 values that are NaN"):
+        network(np.where(np.arange(64).reshape(1, 8, 8, 1) == 5, np.nan, 0.0))
+    with pytest.raises(gs.InputError, match="steps must be at least 1, got 0"):
+        network(np.zeros((1, 8, 8, 1)), steps=0)
+
+
+def test_methods_and_numbers_can_be_chosen_and_nothing_is_lost(copy, tmp_path):
+    before = (copy / "report.json").read_text()
+    arguments = ["--methods", "GN", "cos", "--steps", "3,1", "--members", "4", "--probe-steps", "2"]
+    done = script("convert.py", copy, *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((copy / "report.json").read_text())
+    assert [(m["name"], m["members"], m["probe_steps"]) for m in report["methods"]] == [("GN", 4, 0), ("COS", 1, 2)]
+    assert report["methods"][1]["latency_steps"] == {"1": 3, "3": 5}
+    assert (copy / "previous-1" / "report.json").read_text() == before
+    assert sorted(path.name for path in (copy / "converted").iterdir()) == ["cos", "gn"]
+
+
+def test_one_setting_after_another_from_the_command_line(tmp_path):
+    config = tmp_path / "mine.toml"
+    config.write_text("[training]\nepochs = 9\n")
+    arguments = [config, "--workdir", "here", "--training.epochs", "1", "--model.levels", "2", "--training.seed=5"]
+    done = script("train.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kept = (tmp_path / "here" / "config.toml").read_text()
+    assert "epochs = 1\n" in kept
+    assert "seed = 5\n" in kept
+    assert json.loads((tmp_path / "here" / "summary.json").read_text())["levels"] == 2
+
+    (tmp_path / "here" / "notes.txt").write_text("mine")
+    message = refused("train.py", *arguments, cwd=tmp_path)
+    assert "already holds a run" in message
+    assert "--overwrite" in message
+    done = script("train.py", *arguments, "--overwrite", "--model.levels", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "here" / "summary.json").read_text())["levels"] == 3
+    assert (tmp_path / "here" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["train.py", "convert.py"])
+def test_help_explains_each_option(name, tmp_path):
+    done = script(name, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    wanted = ["--model.levels", "--optimizer.learning_rate", "--overwrite"] if name == "train.py" else ["--methods"]
+    assert all(option in done.stdout for option in wanted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.toml"], "cannot read the configuration missing.toml"),
+        (["broken.toml"], "is not valid TOML"),
+        (["--model.name", "resnet11"], "unknown model 'resnet11'"),
+        (["--data.name", "digitz"], "unknown data set 'digitz'"),
+        (["--model.levels", "0"], "model.levels: input should be greater than or equal to 1, got 0"),
+        (["--model.levels", "many"], "model.levels: input should be a valid integer, got 'many'"),
+        (["--model.levls", "4"], "unknown option --model.levls; did you mean '--model.levels'"),
+        (["--workdir", "broken.toml"], "broken.toml is a file"),
+        (["--training.batch_size", "5000"], "training.batch_size = 5000 is more than"),
+        (["one.toml", "two.toml"], "one argument too many: 'two.toml'"),
+    ],
+)
+def test_train_refuses_in_one_sentence_and_leaves_nothing(arguments, message, tmp_path):
+    (tmp_path / "broken.toml").write_text("[model")
+    assert message in refused("train.py", *arguments, cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.toml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no run with a checkpoint under runs/"),
+        (["nowhere"], "no run directory at nowhere"),
+        (["."], "holds no config.toml"),
+        (["RUN", "--steps", "0"], "--steps must be at least 1, got 0"),
+        (["RUN", "--steps", "two"], "--steps takes integers"),
+        (["RUN", "--members", "0"], "--members: must be at least 1, got 0"),
+        (["RUN", "--probe-steps", "-3"], "--probe-steps: must be at least 1, got -3"),
+        (["RUN", "--methods", "lif"], "unknown neuron or calibration 'lif'"),
+        (["RUN", "--methods", "gn+if"], "at most one neuron"),
+    ],
+)
+def test_convert_refuses_in_one_sentence(arguments, message, run, tmp_path):
+    arguments = [run if argument == "RUN" else argument for argument in arguments]
+    assert message in refused("convert.py", *arguments, cwd=tmp_path)
+
+
+def test_convert_refuses_a_run_without_checkpoint(copy, tmp_path):
+    shutil.rmtree(copy / "checkpoints")
+    assert "has no checkpoint" in refused("convert.py", copy, cwd=tmp_path)
+
+
+def test_convert_refuses_a_damaged_checkpoint_and_keeps_the_report(copy, tmp_path):
+    for path in (copy / "checkpoints").rglob("d/*"):
+        os.truncate(path, path.stat().st_size // 2)
+    before = (copy / "report.json").read_text()
+    assert "is damaged" in refused("convert.py", copy, cwd=tmp_path)
+    assert (copy / "report.json").read_text() == before
+
+
+def test_convert_refuses_a_run_of_another_network(copy, tmp_path):
+    config = (copy / "config.toml").read_text()
+    (copy / "config.toml").write_text(config.replace('"resnet10"', '"resnet20"'))
+    assert "do not belong to resnet20" in refused("convert.py", copy, cwd=tmp_path)
