@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -23,14 +24,22 @@ def script(name, *arguments, cwd):
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
 
 
-def refused(name, *arguments, cwd):
-    """One sentence on standard error, status 2, no traceback."""
-    done = script(name, *arguments, cwd=cwd)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stderr.startswith(f"{name}: error: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys, unchecked):
+    """Runs a script in this process; it must end with one sentence on standard error and status 2."""
+
+    def run(name, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        message = capsys.readouterr().err
+        assert exit.value.code == 2, message
+        assert message.startswith(f"{name}: error: ")
+        assert message.count("\n") == 1
+        return message
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +143,7 @@ def test_methods_and_numbers_can_be_chosen_and_nothing_is_lost(copy, tmp_path):
     assert sorted(path.name for path in (copy / "converted").iterdir()) == ["cos", "gn"]
 
 
-def test_one_setting_after_another_from_the_command_line(tmp_path):
+def test_one_setting_after_another_from_the_command_line(tmp_path, refused):
     config = tmp_path / "mine.toml"
     config.write_text("[training]\nepochs = 9\n")
     arguments = [config, "--workdir", "here", "--training.epochs", "1", "--model.levels", "2", "--training.seed=5"]
@@ -146,13 +155,19 @@ def test_one_setting_after_another_from_the_command_line(tmp_path):
     assert json.loads((tmp_path / "here" / "summary.json").read_text())["levels"] == 2
 
     (tmp_path / "here" / "notes.txt").write_text("mine")
-    message = refused("train.py", *arguments, cwd=tmp_path)
+    message = refused("train.py", *arguments)
     assert "already holds a run" in message
     assert "--overwrite" in message
     done = script("train.py", *arguments, "--overwrite", "--model.levels", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "here" / "summary.json").read_text())["levels"] == 3
     assert (tmp_path / "here" / "notes.txt").read_text() == "mine"
+
+
+def test_a_refusal_is_one_sentence_for_the_user_too(tmp_path):
+    done = script("convert.py", "nowhere", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "convert.py: error: no run directory at nowhere; give one that train.py wrote\n"
 
 
 @pytest.mark.parametrize("name", ["train.py", "convert.py"])
@@ -178,9 +193,9 @@ def test_help_explains_each_option(name, tmp_path):
         (["one.toml", "two.toml"], "one argument too many: 'two.toml'"),
     ],
 )
-def test_train_refuses_in_one_sentence_and_leaves_nothing(arguments, message, tmp_path):
+def test_train_refuses_in_one_sentence_and_leaves_nothing(arguments, message, tmp_path, refused):
     (tmp_path / "broken.toml").write_text("[model")
-    assert message in refused("train.py", *arguments, cwd=tmp_path)
+    assert message in refused("train.py", *arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["broken.toml"]
 
 
@@ -198,25 +213,25 @@ def test_train_refuses_in_one_sentence_and_leaves_nothing(arguments, message, tm
         (["RUN", "--methods", "gn+if"], "at most one neuron"),
     ],
 )
-def test_convert_refuses_in_one_sentence(arguments, message, run, tmp_path):
+def test_convert_refuses_in_one_sentence(arguments, message, run, refused):
     arguments = [run if argument == "RUN" else argument for argument in arguments]
-    assert message in refused("convert.py", *arguments, cwd=tmp_path)
+    assert message in refused("convert.py", *arguments)
 
 
-def test_convert_refuses_a_run_without_checkpoint(copy, tmp_path):
+def test_convert_refuses_a_run_without_checkpoint(copy, refused):
     shutil.rmtree(copy / "checkpoints")
-    assert "has no checkpoint" in refused("convert.py", copy, cwd=tmp_path)
+    assert "has no checkpoint" in refused("convert.py", copy)
 
 
-def test_convert_refuses_a_damaged_checkpoint_and_keeps_the_report(copy, tmp_path):
+def test_convert_refuses_a_damaged_checkpoint_and_keeps_the_report(copy, refused):
     for path in (copy / "checkpoints").rglob("d/*"):
         os.truncate(path, path.stat().st_size // 2)
     before = (copy / "report.json").read_text()
-    assert "is damaged" in refused("convert.py", copy, cwd=tmp_path)
+    assert "is damaged" in refused("convert.py", copy)
     assert (copy / "report.json").read_text() == before
 
 
-def test_convert_refuses_a_run_of_another_network(copy, tmp_path):
+def test_convert_refuses_a_run_of_another_network(copy, refused):
     config = (copy / "config.toml").read_text()
     (copy / "config.toml").write_text(config.replace('"resnet10"', '"resnet20"'))
-    assert "do not belong to resnet20" in refused("convert.py", copy, cwd=tmp_path)
+    assert "do not belong to resnet20" in refused("convert.py", copy)

@@ -228,26 +228,22 @@ def test_checkpoints_read_back(tmp_path):
     assert about == {"epoch": 3}
 
 
-def test_damage_to_any_file_of_a_checkpoint_is_noticed_or_harmless(tmp_path):
+def test_damage_to_any_file_of_a_checkpoint_is_noticed(tmp_path):
     arrays = {"kernel": np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)}
     checkpoints.save(tmp_path / "good", arrays, {"epoch": 3})
     files = [path for path in (tmp_path / "good").rglob("*") if path.is_file()]
-    noticed = 0
     for path in files:
         content = path.read_bytes()
         flipped = bytearray(content)
         if content:
             flipped[len(content) // 2] ^= 0xFF
         for damaged in (content[: len(content) // 2], bytes(flipped), None):
+            if damaged == content:
+                continue  # an empty file stays one
             path.write_bytes(damaged) if damaged is not None else path.unlink()
-            try:
-                found, _ = checkpoints.load(tmp_path / "good")
-            except gs.InputError as error:
-                noticed += "is damaged" in str(error)
-            else:
-                jax.tree.map(np.testing.assert_array_equal, found, arrays)
+            with pytest.raises(gs.InputError, match="is damaged in"):
+                checkpoints.load(tmp_path / "good")
             path.write_bytes(content)
-    assert noticed >= 3
 
 
 def test_numbers_that_are_nan_are_named():
