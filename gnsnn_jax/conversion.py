@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,7 +47,8 @@ def to_spiking(
     tree of them for each positional argument.
 
     Raises InputError for counts below 1, a network without activations, inputs of the wrong length
-    in time, and operations that are not linear in the spikes, with the user's file and line.
+    in time, NaN in arguments whose values are known (outside of `jit`), and for operations that are
+    not linear in the spikes, with the user's file and line.
     """
     return SpikingFunction(
         ann,
@@ -75,6 +76,7 @@ class SpikingFunction:
         leaves, structure = jax.tree.flatten((args, kwargs))
         axes = _leaf_axes(self.time_axes, args, kwargs)
         arrays = [(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True) if _is_array(leaf)]
+        _refuse_nan(leaf for leaf, _ in arrays)
         inputs = [_time_first(leaf, axis, self._computed_steps) for leaf, axis in arrays]
         have_time = [axis is not None for _, axis in arrays]
 
@@ -239,6 +241,14 @@ def _leaf_axes(time_axes: Any, args: tuple, kwargs: dict) -> list[int | None]:
         raise InputError(f"time_axes {time_axes!r} does not fit the arguments: {error}") from None
     axes = jax.tree.leaves(spread, is_leaf=_is_axis)
     return axes + [None] * len(jax.tree.leaves(kwargs))
+
+
+def _refuse_nan(arrays: Iterable[Any]) -> None:
+    """Raises InputError for arguments that hold NaN, where their values are known: outside of `jit`."""
+    for array in arrays:
+        known = not isinstance(array, jax.core.Tracer)
+        if known and jnp.issubdtype(array.dtype, jnp.floating) and bool(jnp.isnan(array).any()):
+            raise InputError(f"an argument of shape {array.shape} holds NaN; remove or replace it")
 
 
 def _time_first(leaf: Any, axis: int | None, steps: int) -> Any:

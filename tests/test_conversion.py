@@ -378,6 +378,8 @@ def test_bad_input_is_explained(network):
     convert = lambda **options: gs.to_spiking(model.apply, gs.integrate_and_fire(), **options)
     with pytest.raises(gs.InputError, match="steps must be at least 1, got 0"):
         convert(steps=0)
+    with pytest.raises(gs.InputError, match=r"an argument of shape \(2, 6, 6, 2\) holds NaN"):
+        convert(steps=2)(variables, images.at[0, 0, 0, 0].set(jnp.nan))
     with pytest.raises(gs.InputError, match="chunk must be at least 1, got 0"):
         convert(steps=2, chunk=0)
     with pytest.raises(gs.InputError, match="time_axes must be None"):
