@@ -37,8 +37,9 @@ def test_equal_currents_give_equal_spikes(members, probe_steps, steps):
     length = max(steps, probe_steps or 0)
     for threshold in (0.5, 1.0, 3.0):
         grain = threshold / members / 4  # coarse, so that many potentials lie on a threshold
-        mean, spread = random.uniform(-0.5, 1.5, 2000), random.uniform(0, 1.5, (length, 2000))
-        currents = np.round((mean + spread - 0.5) * threshold / grain) * grain
+        mean, spread = random.uniform(-0.5, 1.5, 2000), random.uniform(0, 2, 2000)
+        currents = mean + spread * random.normal(size=(length, 2000))
+        currents = np.round(currents * threshold / grain) * grain
         expected = np.stack(numpy_reference.fire(list(currents), threshold, members, probe_steps))
         given, neuron = jnp.asarray(currents, jnp.float32), gs.group_neuron(members)
         initial = calibration(probe_steps) and gs.offset_spikes(probe_steps).initial(
