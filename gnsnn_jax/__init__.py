@@ -16,6 +16,8 @@ _LAZY = {
     "accuracy_over_time": "gnsnn_jax.analysis.accuracy",
     "build": "gnsnn_jax.models",
     "load_converted": "gnsnn_jax.training.converted",
+    "load_weights": "gnsnn_jax.interop.weights",
+    "save_weights": "gnsnn_jax.interop.weights",
 }
 
 __all__ = [
@@ -28,9 +30,11 @@ __all__ = [
     "group_neuron",
     "integrate_and_fire",
     "load_converted",
+    "load_weights",
     "offset_spikes",
     "qcfs",
     "run",
+    "save_weights",
     "staircase",
     "to_spiking",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -25,14 +26,24 @@ def build(name: str, *, num_classes: int, levels: int, threshold: float = 8.0, *
     """Returns an uninitialised Linen network that maps images [B, H, W, C] to logits [B, K].
 
     `levels` is L and `threshold` the initial value of every trainable theta of `qcfs`; `options` are
-    the network's own fields. Call it as `network.apply(variables, images, train=False)`.
-    Raises InputError for an unknown name, and for counts below 1 or a threshold that is not positive.
+    the network's own fields, such as `dropout_rate` of a VGG network. Call it as
+    `network.apply(variables, images, train=False)`. Raises InputError for an unknown name or option,
+    and for counts below 1 or a threshold that is not positive.
     """
     known = networks()
     if name not in known:
         raise InputError(f"unknown model {name!r}; there are {', '.join(sorted(known))}{nearest(name, known)}")
+    _check_options(name, known[name], options)
     num_classes = at_least_one("num_classes", num_classes)
     levels = at_least_one("levels", levels)
     if not threshold > 0:
         raise InputError(f"the initial threshold must be positive, got {threshold}")
     return known[name](num_classes=num_classes, levels=levels, threshold=float(threshold), **options)
+
+
+def _check_options(name: str, network: Callable[..., nn.Module], options: Mapping[str, object]) -> None:
+    common = {"num_classes", "levels", "threshold", "parent", "name"}
+    taken = [option for option in inspect.signature(network).parameters if option not in common]
+    for option in options:
+        if option not in taken:
+            raise InputError(f"{name} has no option {option!r}; it has {', '.join(taken)}{nearest(option, taken)}")

@@ -43,10 +43,36 @@ def batch_norm(train: bool, *, name: str) -> nn.BatchNorm:
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
 
 
-def check_images(network: str, x: Array, smallest: int) -> None:
-    """Raises InputError unless x is a batch of images [B, H, W, C] of at least `smallest` pixels a side."""
-    if x.ndim != 4 or min(x.shape[1:3]) < smallest:
+def average_pool(x: Float[Array, "*B H W C"]) -> Float[Array, "*B h w C"]:
+    """The mean over each 2x2 pixels, h = H/2 and w = W/2; a reshape, as XLA pools slowly on CPUs.
+
+    Raises InputError for an odd height or width.
+    """
+    *batch, height, width, channels = x.shape
+    if height % 2 or width % 2 or not height * width:
+        raise InputError(f"average pooling halves even heights and widths, got a map of {height}x{width} pixels")
+    return x.reshape(*batch, height // 2, 2, width // 2, 2, channels).mean((-4, -2))
+
+
+def check_images(network: str, x: Array, smallest: int, multiple: int = 1) -> None:
+    """Raises InputError unless x is a batch of images [B, H, W, C] of at least `smallest` pixels a side,
+    each side a multiple of `multiple`."""
+    if x.ndim != 4 or min(x.shape[1:3]) < smallest or any(side % multiple for side in x.shape[1:3]):
+        sides = f", each side a multiple of {multiple}" if multiple > 1 else ""
         raise InputError(
             f"{network} takes images [batch, height, width, channels] of at least {smallest}x{smallest} "
-            f"pixels, got shape {x.shape}"
+            f"pixels{sides}; got shape {x.shape}"
+        )
+
+
+def check_inputs(module: nn.Module, layer: str, x: Array, what: str) -> None:
+    """Raises InputError unless the weights of a layer of `module`, if it has any yet, read as many
+    inputs as the last axis of x holds; `what` says what they are to the user."""
+    weights = module.variables.get("params", {})
+    for name in layer.split("/"):
+        weights = weights.get(name, {})
+    if "kernel" in weights and weights["kernel"].shape[-2] != x.shape[-1]:
+        raise InputError(
+            f"these weights take {weights['kernel'].shape[-2]} {what}, but the images make {x.shape[-1]}; "
+            "give images of the size and channels that the network was trained on"
         )

@@ -8,7 +8,8 @@ from functools import partial
 import flax.linen as nn
 
 from gnsnn_jax._types import Array, Float
-from gnsnn_jax.models.layers import QCFS, batch_norm, check_images, conv
+from gnsnn_jax.models.layers import QCFS, batch_norm, check_images, check_inputs, conv
+from gnsnn_jax.models.published import Published
 
 
 class BasicBlock(nn.Module):
@@ -18,6 +19,8 @@ class BasicBlock(nn.Module):
     stride: int
     activation: Callable[..., nn.Module]
 
+    convolutions = 2
+
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B h w K"]:
         y = conv(self.width, 3, self.stride, name="conv1")(x)
@@ -25,10 +28,37 @@ class BasicBlock(nn.Module):
         y = self.activation(name="act1")(y)
         y = conv(self.width, 3, name="conv2")(y)
         y = batch_norm(train, name="norm2")(y)
-        if x.shape != y.shape:
-            x = conv(self.width, 1, self.stride, name="shortcut_conv")(x)
-            x = batch_norm(train, name="shortcut_norm")(x)
-        return self.activation(name="act2")(x + y)
+        return self.activation(name="act2")(_shortcut(x, y, self.stride, train) + y)
+
+
+class Bottleneck(nn.Module):
+    """A 3x3 convolution between two 1x1 ones, the last four times as wide, beside a shortcut."""
+
+    width: int
+    stride: int
+    activation: Callable[..., nn.Module]
+
+    convolutions = 3
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B h w K"]:
+        y = conv(self.width, 1, name="conv1")(x)
+        y = batch_norm(train, name="norm1")(y)
+        y = self.activation(name="act1")(y)
+        y = conv(self.width, 3, self.stride, name="conv2")(y)
+        y = batch_norm(train, name="norm2")(y)
+        y = self.activation(name="act2")(y)
+        y = conv(4 * self.width, 1, name="conv3")(y)
+        y = batch_norm(train, name="norm3")(y)
+        return self.activation(name="act3")(_shortcut(x, y, self.stride, train) + y)
+
+
+def _shortcut(x: Array, y: Array, stride: int, train: bool) -> Array:
+    """x in the shape of y: itself where it has that shape, else projected within the calling block."""
+    if x.shape == y.shape:
+        return x
+    x = conv(y.shape[-1], 1, stride, name="shortcut_conv")(x)
+    return batch_norm(train, name="shortcut_norm")(x)
 
 
 class ResNet(nn.Module):
@@ -43,7 +73,8 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B K"]:
-        check_images("a residual network", x, 2 ** (len(self.blocks) - 1))
+        check_images("a residual network", x, self._smallest_side)
+        check_inputs(self, "conv1", x, "channels")
         activation = partial(QCFS, self.levels, self.threshold)
         x = conv(self.widths[0], 3, name="conv1")(x)
         x = batch_norm(train, name="norm1")(x)
@@ -54,8 +85,37 @@ class ResNet(nn.Module):
                 x = self.block(width, stride, activation, name=f"stage{stage}_block{index}")(x, train)
         return nn.Dense(self.num_classes, name="head")(x.mean((-3, -2)))
 
+    @property
+    def _smallest_side(self) -> int:
+        return 2 ** (len(self.blocks) - 1)
+
+    def published(self) -> Published:
+        names = {"conv1": "conv1.0", "norm1": "conv1.1", "act1": "conv1.2", "head": "fc"}
+        for stage, blocks in enumerate(self.blocks, start=1):
+            for index in range(blocks):
+                here, there = f"stage{stage}_block{index}", f"conv{stage + 1}_x.{index}"
+                for own, published in _published_block(self.block.convolutions).items():
+                    names[f"{here}/{own}"] = f"{there}.{published}"
+        return Published(names, first_convolution="conv1", side=self._smallest_side)
+
+
+def _published_block(convolutions: int) -> dict[str, str]:
+    names = {"shortcut_conv": "shortcut.0", "shortcut_norm": "shortcut.1"}
+    for index in range(convolutions):
+        for offset, kind in enumerate(("conv", "norm", "act")):
+            names[f"{kind}{index + 1}"] = f"residual_function.{3 * index + offset}"
+    return names | {f"act{convolutions}": "relu"}
+
+
+_wide = partial(ResNet, widths=(64, 128, 256, 512))
+_deep = partial(_wide, block=Bottleneck)
 
 NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
     "resnet10": partial(ResNet, blocks=(2, 2), widths=(16, 32)),
+    "resnet18": partial(_wide, blocks=(2, 2, 2, 2)),
     "resnet20": partial(ResNet, blocks=(3, 3, 3), widths=(16, 32, 64)),
+    "resnet34": partial(_wide, blocks=(3, 4, 6, 3)),
+    "resnet50": partial(_deep, blocks=(3, 4, 6, 3)),
+    "resnet101": partial(_deep, blocks=(3, 4, 23, 3)),
+    "resnet152": partial(_deep, blocks=(3, 8, 36, 3)),
 }
