@@ -9,7 +9,8 @@ from gnsnn_jax.analysis.report import print_report
 from gnsnn_jax.command_line import Parser, console, count, parse_steps, run_script, separated
 from gnsnn_jax.methods import parse_method
 from gnsnn_jax.training.data import load_dataset
-from gnsnn_jax.training.runs import CONVERSION, load_run, newest_run, set_aside, write_json
+from gnsnn_jax.training.imports import add_import_options, import_run, keep_import, refuse_import_options
+from gnsnn_jax.training.runs import CONVERSION, Run, load_run, newest_run, set_aside, write_json
 
 
 def parse(arguments: list[str] | None = None):
@@ -26,13 +27,19 @@ def parse(arguments: list[str] | None = None):
     parser.add_argument("--probe-steps", type=count, help="probe steps of COS, rho (the levels L)")
     parser.add_argument("--passes", type=count, default=1, help="passes of COS (1)")
     parser.add_argument("--batch-size", type=count, default=256, help="test samples at a time (256)")
+    add_import_options(parser.add_argument_group("a network from PyTorch instead of a run"))
     return parser.parse_args(arguments)
+
+
+def chosen_run(command) -> Run:
+    refuse_import_options(command)
+    return load_run(command.run or newest_run())
 
 
 def main() -> None:
     command = parse()
     steps = parse_steps(command.steps)
-    run = load_run(command.run or newest_run())
+    run = import_run(command) if command.weights else chosen_run(command)
     levels = run.config.model.levels
     methods = [
         parse_method(
@@ -45,6 +52,8 @@ def main() -> None:
     ]
     dataset = load_dataset(run.config.data, run.config.training.seed)
     report, networks = compare_methods(run, dataset, methods, steps, command.batch_size)
+    if command.weights:
+        keep_import(run, command)
     if kept := set_aside(run.directory, CONVERSION):
         console.print(f"the files of the conversion before this one are in {kept}", soft_wrap=True)
     write_json(run.directory / "report.json", report)

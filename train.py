@@ -23,7 +23,7 @@ def parse(arguments: list[str] | None = None):
     parser.add_argument("--overwrite", action="store_true", help="replace the run that the directory holds")
     group = parser.add_argument_group("settings, in place of the configuration's")
     for name, kind, text in settings():
-        help = f"{text.replace('%', '%%')} ({kind.__name__})"
+        help = f"{text.replace('%', '%%')} ({getattr(kind, '__name__', kind)})"
         group.add_argument(f"--{name}", dest=name, default=SUPPRESS, metavar="VALUE", help=help)
     command = parser.parse_args(arguments)
     return command, {name: value for name, value in vars(command).items() if "." in name}

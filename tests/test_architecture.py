@@ -16,7 +16,7 @@ ALLOWED = {
     "method": {"method"},
     "models": {"models", "method"},
     "command_line": {"method"},
-    "training": {"training", "models", "method", "command_line"},
+    "training": {"training", "interop", "models", "method", "command_line"},
     "interop": {"interop", "models", "method"},
     "analysis": {"analysis", "training", "models", "method", "command_line"},
 }

@@ -14,6 +14,8 @@ import pytest
 
 import gnsnn_jax as gs
 from gnsnn_jax.training.data import Data, load_dataset
+from gnsnn_jax.training.network import network_of
+from gnsnn_jax.training.runs import load_run
 
 ROOT = Path(__file__).parent.parent
 STEPS = ["1", "2", "4", "8", "16", "32"]
@@ -141,6 +143,63 @@ def test_methods_and_numbers_can_be_chosen_and_nothing_is_lost(copy, tmp_path):
     assert report["methods"][1]["latency_steps"] == {"1": 3, "3": 5}
     assert (copy / "previous-1" / "report.json").read_text() == before
     assert sorted(path.name for path in (copy / "converted").iterdir()) == ["cos", "gn"]
+
+
+@pytest.fixture(scope="module")
+def weights(run, tmp_path_factory):
+    """The weights of the run as another framework would hand them over."""
+    path = tmp_path_factory.mktemp("weights") / "digits.npz"
+    trained = load_run(run)
+    gs.save_weights(path, trained.variables, network_of(trained.config.model, 10), names="cos")
+    return path
+
+
+def test_weights_from_pytorch_give_the_files_of_a_run(run, weights, tmp_path):
+    statistics = load_dataset(Data(test_fraction=0.25, validation_fraction=0.2), 0).statistics
+    arguments = ["--model", "resnet10", "--levels", 8, "--classes", 10, "--dataset", "digits", "--workdir", "imported"]
+    arguments += ["--mean", list(statistics.mean), "--deviation", list(statistics.deviation)]
+    done = script("convert.py", "--weights", weights, *arguments, "--methods", "gn", "--steps", "1,4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found, trained = (json.loads((path / "report.json").read_text()) for path in (tmp_path / "imported", run))
+    assert found["ann_accuracy"] == trained["ann_accuracy"]
+    assert found["methods"][0]["accuracy"]["4"] == trained["methods"][1]["accuracy"]["4"]
+    again = script("convert.py", "imported", "--methods", "gn", "--steps", "4", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "imported" / "previous-1" / "report.json").exists()
+
+
+NETWORK = ["--model", "resnet10", "--levels", "8", "--dataset", "digits"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weights", "FILE"], "--weights also needs --model, --levels, --dataset"),
+        (["RUN", "--weights", "FILE", *NETWORK], "not both"),
+        (["--levels", "4"], "--levels only means something beside a file of weights"),
+        (["--weights", "nowhere.npz", *NETWORK], "there is no file nowhere.npz"),
+        (["--weights", "FILE", *NETWORK, "--levels", "0"], "model.levels: input should be greater than or equal to 1"),
+        (["--weights", "FILE", *NETWORK, "--dataset", "digitz"], "unknown data set 'digitz'"),
+        (["--weights", "FILE", *NETWORK, "--model", "resnet11"], "unknown model 'resnet11'"),
+        (["--weights", "FILE", *NETWORK, "--classes", "3"], "a network of 3 classes cannot tell the 10 classes"),
+        (
+            ["--weights", "FILE", *NETWORK, "--mean", "[1, 2]"],
+            "data.mean = [1.0, 2.0] does not fit images of 1 channels",
+        ),
+        (["--weights", "FILE", *NETWORK, "--workdir", "RUN"], "already holds a run"),
+    ],
+)
+def test_imports_are_refused_in_one_sentence_and_leave_nothing(arguments, message, run, weights, refused, tmp_path):
+    arguments = [{"RUN": run, "FILE": weights}.get(argument, argument) for argument in arguments]
+    assert message in refused("convert.py", *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_of_another_network_are_refused_with_a_list(weights, tmp_path):
+    done = script("convert.py", "--weights", weights, *NETWORK, "--model", "resnet20", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "missing: conv2_x.2.relu." in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_one_setting_after_another_from_the_command_line(tmp_path, refused):

@@ -61,7 +61,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         f"ANN {100 * report['ann_accuracy']:.2f} %"
     )
     console.print(_table(report))
-    console.print("latency: time-steps until the answer, ρ + T; spikes: unit spikes per neuron and inference")
+    console.print("latency: steps until the answer, ρ + T; spikes: per neuron and inference")
 
 
 def _table(report: dict[str, Any]) -> Table:

@@ -28,6 +28,9 @@ class Data:
     test_fraction: Annotated[float, setting("share held out as the test split, where a set has none", gt=0, lt=1)] = (
         0.25
     )
+    image_size: Annotated[int, setting("height and width to resize images to; 0: as stored", ge=0)] = 0
+    mean: Annotated[tuple[float, ...], setting("of the pixels, per channel; []: of the training split")] = ()
+    deviation: Annotated[tuple[float, ...], setting("of the pixels, per channel; []: of the training split")] = ()
     validation_fraction: Annotated[float, setting("share of the rest that chooses the best epoch", gt=0, lt=1)] = 0.15
     crop_padding: Annotated[int, setting("random crop after this many zero pixels on each side; 0: none", ge=0)] = 0
     flip: Annotated[bool, setting("flip half of the images left to right")] = False
@@ -38,6 +41,10 @@ class Model:
     name: Annotated[str, setting("network")] = "resnet10"
     levels: Annotated[int, setting("number of steps L of the QCFS staircase", ge=1)] = 8
     threshold: Annotated[float, setting("initial threshold theta of every activation", gt=0)] = 8.0
+    classes: Annotated[int, setting("outputs; 0: as many as the data set has classes", ge=0)] = 0
+    dropout_rate: Annotated[float, setting("share of activations dropped in training, in VGG networks", ge=0, lt=1)] = (
+        0.0
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -79,14 +86,14 @@ def load_config(path: str | Path, overrides: Mapping[str, str] | None = None) ->
         raise InputError(f"cannot read the configuration {path}: {error.strerror}; give a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"the configuration {path} is not valid TOML: {error}") from None
+    return decode(tree, str(path), overrides)
+
+
+def decode(tree: dict[str, Any], source: str, overrides: Mapping[str, str] | None = None) -> Config:
+    """Checks a tree of settings, with others in their places, against the dataclasses; `source` is named in errors."""
     types = {name: kind for name, kind, _ in settings()}
     for name, text in (overrides or {}).items():
         _put(tree, name, text if types.get(name) is str else _parse(text))
-    return decode(tree, str(path))
-
-
-def decode(tree: Mapping[str, Any], source: str) -> Config:
-    """Checks a tree of settings against the dataclasses; `source` is named in errors."""
     try:
         return TypeAdapter(Config).validate_json(json.dumps(tree, default=str))
     except ValidationError as error:

@@ -17,10 +17,10 @@ from gnsnn_jax.conversion import SpikingFunction, to_spiking
 from gnsnn_jax.errors import InputError, at_least_one
 from gnsnn_jax.folding import fold_batch_norm
 from gnsnn_jax.methods import Method
-from gnsnn_jax.models import build
 from gnsnn_jax.training import checkpoints
 from gnsnn_jax.training.config import Model
 from gnsnn_jax.training.data import Dataset, Statistics, check_finite, normalise
+from gnsnn_jax.training.network import network_of
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,7 @@ class ConvertedNetwork:
         return _outputs(self.spiking(steps), self.statistics, self.variables, images)
 
     def network(self) -> nn.Module:
-        return build(
-            self.model.name,
-            num_classes=self.num_classes,
-            levels=self.model.levels,
-            threshold=self.model.threshold,
-        )
+        return network_of(self.model, self.num_classes)
 
     def spiking(self, steps: int) -> SpikingFunction:
         """The function of variables and normalised images that runs over time."""

@@ -18,9 +18,6 @@ class Split(NamedTuple):
     images: Shaped[np.ndarray, "N H W C"]
     labels: Int[np.ndarray, " N"]
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
 
 class Statistics(NamedTuple):
     """Mean and standard deviation per channel, in the unit of the pixels."""
@@ -64,10 +61,12 @@ def load_dataset(settings: Data, seed: int) -> Dataset:
         raise InputError(f"unknown data set {settings.name!r}; there are {', '.join(sorted(DATASETS))}{hint}")
     whole = DATASETS[settings.name]()
     check_finite(whole.images, f"the images of {settings.name}")
+    if settings.image_size:
+        whole = whole._replace(images=resize(whole.images, settings.image_size))
     rest, test = _split(whole, settings.test_fraction, seed, "data.test_fraction")
     train, validation = _split(rest, settings.validation_fraction, seed, "data.validation_fraction")
     num_classes = int(whole.labels.max()) + 1
-    return Dataset(settings.name, num_classes, train, validation, test, statistics(train.images))
+    return Dataset(settings.name, num_classes, train, validation, test, _statistics(settings, train.images))
 
 
 def _split(whole: Split, fraction: float, seed: int, setting: str) -> tuple[Split, Split]:
@@ -76,8 +75,28 @@ def _split(whole: Split, fraction: float, seed: int, setting: str) -> tuple[Spli
     try:
         parts = train_test_split(*whole, test_size=fraction, random_state=seed, stratify=whole.labels, shuffle=True)
     except ValueError as error:
-        raise InputError(f"{setting} = {fraction} cannot split {len(whole)} samples: {error}") from None
+        raise InputError(f"{setting} = {fraction} cannot split {len(whole.labels)} samples: {error}") from None
     return Split(parts[0], parts[2]), Split(parts[1], parts[3])
+
+
+def resize(images: Shaped[np.ndarray, "N H W C"], side: int) -> Float[np.ndarray, "N side side C"]:
+    """Images of another size by bilinear interpolation, in float32."""
+    resized = jax.image.resize(images.astype(np.float32), (len(images), side, side, images.shape[-1]), "bilinear")
+    return np.asarray(resized)
+
+
+def _statistics(settings: Data, images: np.ndarray) -> Statistics:
+    """Those of the settings, where given, else those of the images."""
+    channels = images.shape[-1]
+    for name in ("mean", "deviation"):
+        given = getattr(settings, name)
+        if given and (len(given) != channels or (name == "deviation" and min(given) <= 0)):
+            raise InputError(
+                f"data.{name} = {list(given)} does not fit images of {channels} channels; give a number for each"
+                + (", all positive" if name == "deviation" else "")
+            )
+    found = statistics(images)
+    return Statistics(settings.mean or found.mean, settings.deviation or found.deviation)
 
 
 def statistics(images: Shaped[np.ndarray, "N H W C"]) -> Statistics:

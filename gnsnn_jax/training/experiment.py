@@ -12,13 +12,15 @@ import numpy as np
 from gnsnn_jax.command_line import progress_bar
 from gnsnn_jax.training.config import Config
 from gnsnn_jax.training.data import Dataset
-from gnsnn_jax.training.loop import Epoch, evaluate, network_of, steps_per_epoch, train
+from gnsnn_jax.training.loop import Epoch, evaluate, steps_per_epoch, train
+from gnsnn_jax.training.network import network_of
 from gnsnn_jax.training.runs import SUMMARY, append_metrics, save_best, summary, write_json
 
 
 def run_experiment(workdir: Path, config: Config, dataset: Dataset, started: float) -> dict[str, Any]:
     """Trains, keeps the best epoch by validation accuracy (by loss among equals), tests it once."""
     best: Epoch | None = None
+    network = network_of(config.model, dataset.num_classes)
     steps = config.training.epochs * steps_per_epoch(config, dataset)
     with progress_bar() as bar:
         task = bar.add_task("training", total=steps, note="")
@@ -28,7 +30,7 @@ def run_experiment(workdir: Path, config: Config, dataset: Dataset, started: flo
             if best is None or _rank(epoch) > _rank(best):
                 best = epoch._replace(variables=jax.tree.map(np.asarray, epoch.variables))
                 save_best(workdir, epoch.number, best.variables, {"validation_accuracy": epoch.validation_accuracy})
-    _, test_accuracy = evaluate(network_of(config, dataset), best.variables, dataset.test, dataset.statistics)
+    _, test_accuracy = evaluate(network, best.variables, dataset.test, dataset.statistics)
     found = summary(
         config,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(best.variables["params"])),

@@ -14,9 +14,9 @@ import optax
 
 from gnsnn_jax._types import Array, Float, Int
 from gnsnn_jax.errors import InputError
-from gnsnn_jax.models import build
 from gnsnn_jax.training.config import Config
 from gnsnn_jax.training.data import Dataset, Split, Statistics, augment, normalise
+from gnsnn_jax.training.network import network_of
 
 SMALLEST_THRESHOLD = 1e-3  # thresholds are kept at least this far from 0
 
@@ -57,18 +57,13 @@ class Epoch(NamedTuple):
     variables: Any
 
 
-def network_of(config: Config, dataset: Dataset) -> nn.Module:
-    settings = config.model
-    return build(settings.name, num_classes=dataset.num_classes, levels=settings.levels, threshold=settings.threshold)
-
-
 def train(config: Config, dataset: Dataset, on_step: Callable[[], None] = lambda: None) -> Iterator[Epoch]:
     """Trains a network and yields after each epoch; `on_step` is called after each step.
 
     All randomness follows from `config.training.seed`. Raises InputError for a batch larger than
     the training split and when the loss is no number.
     """
-    settings, network = config.training, network_of(config, dataset)
+    settings, network = config.training, network_of(config.model, dataset.num_classes)
     per_epoch = steps_per_epoch(config, dataset)
     cosine = optax.cosine_decay_schedule(config.optimizer.learning_rate, per_epoch * settings.epochs)
     schedule = lambda step: cosine(jnp.asarray(step, jnp.float32))
@@ -92,10 +87,10 @@ def train(config: Config, dataset: Dataset, on_step: Callable[[], None] = lambda
 
 
 def steps_per_epoch(config: Config, dataset: Dataset) -> int:
-    steps = len(dataset.train) // config.training.batch_size
+    steps = len(dataset.train.labels) // config.training.batch_size
     if steps < 1:
         raise InputError(
-            f"training.batch_size = {config.training.batch_size} is more than the {len(dataset.train)} training "
+            f"training.batch_size = {config.training.batch_size} is more than the {len(dataset.train.labels)} training "
             f"samples of {dataset.name}; choose a smaller one"
         )
     return steps
@@ -105,7 +100,7 @@ def check_experiment(config: Config, dataset: Dataset) -> None:
     """Raises what `train` would raise at its start, before anything is written."""
     steps_per_epoch(config, dataset)
     example = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    jax.eval_shape(network_of(config, dataset).init, jax.random.key(0), example)
+    jax.eval_shape(network_of(config.model, dataset.num_classes).init, jax.random.key(0), example)
 
 
 def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -195,7 +190,7 @@ def evaluate(
 ) -> tuple[float, float]:
     """Loss and accuracy on a split, each sample counted once."""
     metrics = no_metrics()
-    for start in range(0, len(split), batch_size):
+    for start in range(0, len(split.labels), batch_size):
         part = slice(start, start + batch_size)
         metrics += _evaluate_batch(network, statistics, variables, split.images[part], split.labels[part])
     return metrics.mean()

@@ -39,6 +39,17 @@ def create_run(workdir: Path, config: Config, overwrite: bool) -> None:
     Raises InputError if it holds a run already, unless `overwrite`, which removes that run's files
     and no others.
     """
+    for name in check_workdir(workdir, overwrite):
+        _remove(workdir / name)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        save_config(config, workdir / CONFIG)
+    except OSError as error:
+        raise InputError(f"cannot write to the work directory {workdir}: {error.strerror}") from None
+
+
+def check_workdir(workdir: Path, overwrite: bool) -> list[str]:
+    """The files of a run that the directory holds. Raises InputError if it holds any and may not."""
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"the work directory {workdir} is a file; give a directory with --workdir")
     held = [name for name in _OWN if (workdir / name).exists()]
@@ -47,13 +58,7 @@ def create_run(workdir: Path, config: Config, overwrite: bool) -> None:
             f"the work directory {workdir} already holds a run ({', '.join(held)}); give another with "
             "--workdir, or --overwrite to replace it"
         )
-    for name in held:
-        _remove(workdir / name)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        save_config(config, workdir / CONFIG)
-    except OSError as error:
-        raise InputError(f"cannot write to the work directory {workdir}: {error.strerror}") from None
+    return held
 
 
 def save_best(workdir: Path, epoch: int, variables: Any, about: Mapping[str, Any]) -> None:

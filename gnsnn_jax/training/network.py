@@ -1,0 +1,25 @@
+"""The network that a configuration describes."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+
+from gnsnn_jax.errors import InputError
+from gnsnn_jax.models import build
+from gnsnn_jax.training.config import Model
+
+
+def network_of(settings: Model, num_classes: int) -> nn.Module:
+    """Builds it for data of `num_classes` classes. Raises InputError if it has fewer outputs."""
+    if 0 < settings.classes < num_classes:
+        raise InputError(
+            f"a network of {settings.classes} classes cannot tell the {num_classes} classes of the data apart"
+        )
+    options = {"dropout_rate": settings.dropout_rate} if settings.dropout_rate else {}
+    return build(
+        settings.name,
+        num_classes=settings.classes or num_classes,
+        levels=settings.levels,
+        threshold=settings.threshold,
+        **options,
+    )
