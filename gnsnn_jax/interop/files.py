@@ -142,9 +142,9 @@ def _torch() -> ModuleType:
         import torch
     except ImportError:
         raise InputError(
-            f"{', '.join(TORCH)} files need PyTorch, which is not installed: pip install 'gnsnn_jax[torch]' with "
-            "--extra-index-url https://download.pytorch.org/whl/cpu, as the default build brings gigabytes of CUDA; "
-            "or convert the file to .safetensors where PyTorch is"
+            f"{', '.join(TORCH)} files need PyTorch, which is not installed: install the extra, "
+            "pip install 'gnsnn_jax[torch]', best after PyTorch's CPU build, as the default build brings gigabytes "
+            "of CUDA; or convert the file to .safetensors where PyTorch is"
         ) from None
     return torch
 
