@@ -7,7 +7,7 @@ from gnsnn_jax.analysis.comparison import compare_methods
 from gnsnn_jax.analysis.plots import plot_accuracy
 from gnsnn_jax.analysis.report import print_report
 from gnsnn_jax.command_line import Parser, console, count, parse_steps, run_script, separated
-from gnsnn_jax.methods import parse_method
+from gnsnn_jax.methods import parse_methods
 from gnsnn_jax.training.data import load_dataset
 from gnsnn_jax.training.imports import add_import_options, import_run, keep_import, refuse_import_options
 from gnsnn_jax.training.runs import CONVERSION, Run, load_run, newest_run, set_aside, write_json
@@ -41,15 +41,12 @@ def main() -> None:
     steps = parse_steps(command.steps)
     run = import_run(command) if command.weights else chosen_run(command)
     levels = run.config.model.levels
-    methods = [
-        parse_method(
-            name,
-            members=command.members or levels,
-            probe_steps=command.probe_steps or levels,
-            passes=command.passes,
-        )
-        for name in separated(command.methods)
-    ]
+    methods = parse_methods(
+        separated(command.methods),
+        members=command.members or levels,
+        probe_steps=command.probe_steps or levels,
+        passes=command.passes,
+    )
     dataset = load_dataset(run.config.data, run.config.training.seed)
     report, networks = compare_methods(run, dataset, methods, steps, command.batch_size)
     if command.weights:

@@ -5,7 +5,7 @@ import time
 from argparse import SUPPRESS
 from pathlib import Path
 
-from gnsnn_jax.command_line import Parser, console, run_script
+from gnsnn_jax.command_line import Parser, console, directory, run_script
 from gnsnn_jax.training.config import load_config, settings
 from gnsnn_jax.training.data import load_dataset
 from gnsnn_jax.training.experiment import run_experiment
@@ -19,8 +19,8 @@ def parse(arguments: list[str] | None = None):
     """The command line, and the settings on it as text by dotted name."""
     parser = Parser(prog="train.py", description=__doc__)
     parser.add_argument("config", nargs="?", type=Path, default=DIGITS, help="TOML file (configs/digits.toml)")
-    parser.add_argument("--workdir", type=Path, help="run directory (runs/NAME-DATE-TIME)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run that the directory holds")
+    parser.add_argument("--workdir", type=directory, help="run directory (runs/NAME-DATE-TIME)")
+    parser.add_argument("--overwrite", action="store_true", help="set the run that the directory holds aside")
     group = parser.add_argument_group("settings, in place of the configuration's")
     for name, kind, text in settings():
         help = f"{text.replace('%', '%%')} ({getattr(kind, '__name__', kind)})"

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
-from gnsnn_jax.activations import align, at_least_single
-from gnsnn_jax.errors import at_least_one
-from gnsnn_jax.neurons import Neuron, short
+from gnsnn_jax.activations import align, at_least_single, floating
+from gnsnn_jax.errors import InputError, at_least_one
+from gnsnn_jax.neurons import Neuron, placed_as, short
 
 MARGIN = 1e-3  # how far past the decisive potential a shift goes, in units of the neuron
 
@@ -50,9 +50,12 @@ def offset_spikes(probe_steps: int, passes: int = 1) -> Calibration:
     def initial(
         neuron: Neuron, currents: Float[Array, "T *shape"], threshold: Float[Array, "..."] | float
     ) -> Float[Array, "*shape"]:
-        shape = currents.shape[1:]
+        currents = floating("currents", currents)
+        if len(currents) < probe_steps:
+            raise InputError(f"{probe_steps} probe steps need as many currents, got {len(currents)}")
+        currents = currents[:probe_steps]
         threshold = jnp.asarray(threshold, at_least_single(currents.dtype))
-        start = neuron.init(threshold, shape)
+        start = placed_as(neuron.init(threshold, currents.shape[1:]), currents)
         currents, threshold, start = jax.lax.stop_gradient((currents, threshold, start))
         shift_once = lambda _, potential: _shifted(neuron, currents, threshold, potential)
         return jax.lax.fori_loop(0, passes, shift_once, start) if passes > 1 else shift_once(0, start)

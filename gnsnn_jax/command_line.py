@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -43,9 +45,17 @@ def count(text: str) -> int:
         value = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+    try:
+        return at_least_one("it", value)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def directory(text: str) -> Path:
+    """A path that is not empty, for argparse."""
+    if not text:
+        raise argparse.ArgumentTypeError("a directory needs a name")
+    return Path(text)
 
 
 def parse_steps(texts: Sequence[str]) -> list[int]:
@@ -57,13 +67,12 @@ def parse_steps(texts: Sequence[str]) -> list[int]:
         raise InputError(f"--steps takes integers such as 1 2 4, got {' '.join(items)}") from None
     if not steps:
         raise InputError("--steps takes at least one number of time-steps")
-    at_least_one("--steps", steps[0])
-    return steps
+    return [at_least_one("--steps", step) for step in steps]
 
 
 def separated(values: Sequence[str]) -> list[str]:
     """The items of options that take them with commas or blanks between."""
-    return [item for value in values for item in value.split(",") if item]
+    return [item for value in values for item in value.replace(",", " ").split()]
 
 
 def run_script(name: str, main: Callable[[], None]) -> int:
@@ -77,6 +86,14 @@ def run_script(name: str, main: Callable[[], None]) -> int:
         if error.filename is None:
             raise
         print(f"{name}: error: {error.strerror}: {error.filename}", file=sys.stderr)
+        return 2
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(
+            f"{name}: error: the memory of the device does not suffice; lower the batch size or the steps",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)

@@ -50,6 +50,10 @@ def to_spiking(
     in time, NaN in arguments whose values are known (outside of `jit`), and for operations that are
     not linear in the spikes, with the user's file and line.
     """
+    if not isinstance(neuron, Neuron):
+        raise TypeError(f"neuron must be a Neuron such as group_neuron(8), got {neuron!r}")
+    if calibration is not None and not isinstance(calibration, Calibration):
+        raise TypeError(f"calibration must be a Calibration such as offset_spikes(4) or None, got {calibration!r}")
     return SpikingFunction(
         ann,
         neuron,
@@ -144,7 +148,7 @@ class SpikingFunction:
             body = {slot: train[first:].reshape(chunks, self.chunk, *train.shape[1:]) for slot, train in trains.items()}
             one_chunk = lambda potentials, part: simulation.chunk(part, self.chunk, potentials)
             _, found = jax.lax.scan(one_chunk, potentials, body, length=chunks)
-            parts.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found))
+            parts.append(jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), found))
         joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *parts) if len(parts) > 1 else parts[0]
         return jax.tree.map(lambda x: x[: self.steps], joined)
 
@@ -246,8 +250,9 @@ def _leaf_axes(time_axes: Any, args: tuple, kwargs: dict) -> list[int | None]:
 def _refuse_nan(arrays: Iterable[Any]) -> None:
     """Raises InputError for arguments that hold NaN, where their values are known: outside of `jit`."""
     for array in arrays:
-        known = not isinstance(array, jax.core.Tracer)
-        if known and jnp.issubdtype(array.dtype, jnp.floating) and bool(jnp.isnan(array).any()):
+        known = not isinstance(array, jax.core.Tracer) and getattr(array, "is_fully_addressable", True)
+        # In numpy, since under an outer trace jnp would make tracers of known values.
+        if known and jnp.issubdtype(array.dtype, jnp.floating) and np.isnan(np.asarray(array)).any():
             raise InputError(f"an argument of shape {array.shape} holds NaN; remove or replace it")
 
 

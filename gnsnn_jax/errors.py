@@ -6,6 +6,8 @@ import difflib
 import operator
 from collections.abc import Iterable
 
+LARGEST_COUNT = 10**6  # beyond any use, and within what float32 counts exactly
+
 
 class InputError(ValueError):
     """Says in a sentence what was given, what is wanted and what to do; scripts print it and exit 2."""
@@ -27,4 +29,6 @@ def at_least_one(name: str, value: int, hint: str = "") -> int:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
     if value < 1:
         raise InputError(f"{name} must be at least 1, got {value}" + (f"; {hint}" if hint else ""))
+    if value > LARGEST_COUNT:
+        raise InputError(f"{name} must be at most {LARGEST_COUNT}, got {value}")
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,11 +25,13 @@ def fold_batch_norm(
         scale <- 1,  bias of the norm <- its bias - mean s,  mean <- 0,  var <- 1 - epsilon
 
     A batch norm is a module with `mean` and `var` in `batch_stats`. The layer it is folded into is
-    the one *before* it: its sibling with a kernel of as many channels whose name ends in the same number
-    (conv1 and norm1, Conv_0 and BatchNorm_0; a convolution if both it and a dense layer fit), or the
-    one that `layers` names, a mapping of paths such as {"head/norm": "head/dense"}. Linen's own names
-    tell it only where every layer of the kind has a norm. A norm in front of its layer cannot be folded.
-    `epsilon` is the norms' own, 1e-5 in Flax and PyTorch.
+    the one *before* it: its sibling with a kernel of as many channels whose name ends in the same
+    number (conv1 and norm1), or for names that count by themselves (Conv_0 and BatchNorm_0) the one that
+    alone fits in order and channels. `layers` names it where names do not tell, a mapping of paths such
+    as {"head/norm": "head/dense"}. Names cannot tell a norm that stands in front of its layer, or
+    behind an activation or a sum; such a norm cannot be folded, so compare outputs for a network whose
+    norms do not all follow their layers directly. `epsilon` is the norms' own, 1e-5 in Flax and PyTorch.
+
     The network keeps its outputs in inference mode, to rounding. Raises InputError where it cannot tell
     the layer, and where the channels of the one named differ from the norm's.
     """
@@ -41,7 +43,7 @@ def fold_batch_norm(
     norms = [path[1:-1] for path in values if path[0] == "batch_stats" and path[-1] == "mean"]
     if unknown := given.keys() - set(norms):
         raise InputError(f"layers names {_list(unknown)}, but the batch norms are {_list(norms)}")
-    pairs = {norm: given.get(norm) or _layer_before(norm, norms, values) for norm in norms}
+    pairs = given | _layers_before([norm for norm in norms if norm not in given], values)
     _check_pairs(pairs, values)
     for norm, layer in pairs.items():
         values.update(_folded(norm, layer, values, epsilon))
@@ -60,39 +62,61 @@ def _list(paths) -> str:
     return ", ".join(sorted("/".join(path) for path in paths)) or "none"
 
 
-def _number(name: str) -> str:
-    return re.search(r"\d*$", name).group()
-
-
-def _siblings(paths: Iterable[Path], scope: Path) -> list[Path]:
-    return [path for path in paths if path[:-1] == scope]
-
-
-def _layer_before(norm: Path, norms: list[Path], values: dict[Path, Array]) -> Path:
-    """The one sibling whose name and channels fit the norm, preferring convolutions."""
+def _layers_before(norms: list[Path], values: dict[Path, Array]) -> dict[Path, Path]:
+    """The layer that each norm follows. Raises InputError where the names and channels do not tell."""
     kernels = {path[1:-1]: value for path, value in values.items() if path[0] == "params" and path[-1] == "kernel"}
-    siblings = _siblings(kernels, norm[:-1])
-    channels = values["batch_stats", *norm, "mean"].shape
-    fitting = [
-        layer for layer in siblings if _number(layer[-1]) == _number(norm[-1]) and kernels[layer].shape[-1:] == channels
-    ]
-    convolutions = [layer for layer in fitting if kernels[layer].ndim > 2]
-    chosen = next((found for found in (fitting, convolutions) if len(found) == 1), None)
-    if chosen and _numbered_in_step(norm, chosen[0], norms, siblings):
-        return chosen[0]
-    raise InputError(
-        f"cannot tell which layer comes before the batch norm {'/'.join(norm)}; its siblings with a kernel are "
-        f"{_list(siblings)}: name it with layers={{{'/'.join(norm)!r}: …}}"
-    )
+    channels = {layer: kernel.shape[-1] for layer, kernel in kernels.items()}
+    channels |= {norm: values["batch_stats", *norm, "mean"].shape[-1] for norm in norms}
+    pairs = {}
+    for norm in norms:
+        layers = [layer for layer in kernels if layer[:-1] == norm[:-1]]
+        like = [other for other in norms if other[:-1] == norm[:-1]]
+        fitting = [layer for layer in layers if channels[layer] == channels[norm]]
+        find = _by_order if _counted(norm) else _by_number
+        pairs[norm] = find(norm, like, fitting, layers, channels)
+        if pairs[norm] is None:
+            raise InputError(
+                f"cannot tell which layer comes before the batch norm {'/'.join(norm)}; its siblings with a "
+                f"kernel are {_list(layers)}: name it with layers={{{'/'.join(norm)!r}: …}}"
+            )
+    return pairs
 
 
-def _numbered_in_step(norm: Path, layer: Path, norms: list[Path], siblings: list[Path]) -> bool:
-    """Whether Linen's own names, which count each class by itself, count layers and norms alike."""
-    kind = lambda path: re.fullmatch(r"([A-Z]\w*)_\d+", path[-1])
-    if not (kind(norm) and kind(layer)):
-        return True
-    numbers = lambda paths, like: {_number(path[-1]) for path in paths if kind(path) and kind(path)[1] == kind(like)[1]}
-    return numbers(_siblings(norms, norm[:-1]), norm) == numbers(siblings, layer)
+def _counted(path: Path) -> re.Match | None:
+    """Linen's own names, and those of lists, count each class or list by itself: Conv_0, norms_1."""
+    return re.fullmatch(r"(\w*)_(\d+)", path[-1])
+
+
+def _by_number(norm, norms, fitting, layers, channels) -> Path | None:
+    """The one layer whose name ends in the same number as the norm's: conv1 for norm1."""
+    number = lambda path: re.search(r"\d*$", path[-1]).group()
+    found = [layer for layer in fitting if number(layer) == number(norm)]
+    return found[0] if len(found) == 1 else None
+
+
+def _by_order(norm, norms, fitting, layers, channels) -> Path | None:
+    """The one layer, if all that fit are of one kind and these follow one another as the norms do in one way only."""
+    kinds = {_kind(layer) for layer in fitting}
+    if len(kinds) != 1:
+        return None
+    in_order = lambda paths, like: sorted((p for p in paths if _kind(p) == like), key=lambda p: int(_counted(p)[2]))
+    all_norms, all_layers = in_order(norms, _kind(norm)), in_order(layers, kinds.pop())
+    earliest = _pair_off(all_norms, all_layers, channels)
+    latest = _pair_off(all_norms[::-1], all_layers[::-1], channels)
+    return earliest[norm] if earliest and earliest == latest else None
+
+
+def _kind(path: Path) -> str | None:
+    counted = _counted(path)
+    return counted[1] if counted else None
+
+
+def _pair_off(norms: list[Path], layers: list[Path], channels: dict[Path, int]) -> dict[Path, Path] | None:
+    """Each norm with the first layer left, in order, that has its channels."""
+    left, pairs = iter(layers), {}
+    for norm in norms:
+        pairs[norm] = next((layer for layer in left if channels[layer] == channels[norm]), None)
+    return pairs if None not in pairs.values() else None
 
 
 def _check_pairs(pairs: dict[Path, Path], values: dict[Path, Array]) -> None:

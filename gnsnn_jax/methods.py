@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gnsnn_jax.calibration import CALIBRATIONS, Calibration
@@ -50,8 +51,16 @@ def parse_method(text: str, *, members: int, probe_steps: int, passes: int = 1) 
     neuron = neurons[0] if neurons else "if"
     members = NEURONS[neuron](members).members
     if not calibrations:
-        return Method(text.upper(), neuron, members)
-    return Method(text.upper(), neuron, members, calibrations[0], probe_steps, passes)
+        return Method(neuron.upper(), neuron, members)
+    name = calibrations[0] if neuron == "if" else f"{neuron}+{calibrations[0]}"
+    return Method(name.upper(), neuron, members, calibrations[0], probe_steps, passes)
+
+
+def parse_methods(texts: Sequence[str], **numbers: int) -> list[Method]:
+    """Reads several, each once. Raises InputError where there is none, and as `parse_method` does."""
+    if not texts:
+        raise InputError("no method is given; there are if, gn, cos and gn+cos")
+    return list(dict.fromkeys(parse_method(text, **numbers) for text in texts))
 
 
 def _refuse_unknown(part: str, text: str) -> None:

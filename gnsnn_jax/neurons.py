@@ -39,12 +39,12 @@ def group_neuron(members: int) -> Neuron:
     """
     members = at_least_one("members", members, "members=1 is an IF neuron")
 
-    def init(threshold: Array, shape: tuple[int, ...]) -> Array:
-        return jnp.broadcast_to(align(threshold / members / 2, shape, "threshold"), shape)
+    def init(threshold: Array | float, shape: tuple[int, ...]) -> Array:
+        return jnp.broadcast_to(align(jnp.asarray(threshold) / members / 2, shape, "threshold"), shape)
 
-    def step(potential: Array, x_t: Array, threshold: Array) -> tuple[Array, Array]:
+    def step(potential: Array, x_t: Array, threshold: Array | float) -> tuple[Array, Array]:
         charged = potential + x_t.astype(potential.dtype)
-        unit = align(threshold / members, charged.shape, "threshold")
+        unit = align(jnp.asarray(threshold, charged.dtype) / members, charged.shape, "threshold")
         spikes = staircase(charged, unit, members)
         return charged - spikes, spikes
 
@@ -97,8 +97,14 @@ def run(
         potential, spikes = neuron.step(potential, x_t, threshold)
         return potential, spikes.astype(currents.dtype)
 
+    state = placed_as(state, currents)
     state, outputs = jax.lax.scan(fire, state, currents, unroll=short(len(currents)))
     return outputs, state
+
+
+def placed_as(potential: Float[Array, "*shape"], currents: Float[Array, "T *shape"]) -> Float[Array, "*shape"]:
+    """The potential, split over devices as the currents of one step are: a loop's carry must not change."""
+    return potential + jnp.zeros_like(currents[0], potential.dtype) if len(currents) else potential
 
 
 def short(steps: int) -> int:

@@ -6,8 +6,10 @@ here, all of it at once, each with the place in the user's code and what to do.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import sysconfig
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -60,19 +62,35 @@ def flatten(network: ClosedJaxpr, inputs_have_time: Sequence[bool]) -> Program:
     return _Flattening().flatten(network, inputs_have_time)
 
 
+class _Refusals:
+    """What cannot be converted, each with its place: the innermost line of the user's code, which for
+    an operation in a library function that JAX traced by itself is the line that called the function."""
+
+    def __init__(self, lines: list[str] | None = None, caller: str | None = None):
+        self.lines, self.caller = [] if lines is None else lines, caller
+
+    def inside(self, eqn: JaxprEqn) -> _Refusals:
+        """The same list, for the operations within an equation."""
+        return _Refusals(self.lines, _place(eqn) or self.caller)
+
+    def add(self, eqn: JaxprEqn, remedy: str) -> None:
+        place = _place(eqn) or self.caller or "unknown place"
+        self.lines.append(f"{place}: {eqn.primitive.name}: {remedy}")
+
+
 class _Flattening:
     def __init__(self):
         self.program = Program()
-        self.refusals: list[str] = []
+        self.refusals = _Refusals()
         self.new_slot = itertools.count().__next__
 
     def flatten(self, network: ClosedJaxpr, inputs_have_time: Sequence[bool]) -> Program:
         program = self.program
         program.inputs = tuple(self.new_slot() for _ in network.jaxpr.invars)
         program.has_time = {slot for slot, has_time in zip(program.inputs, inputs_have_time, strict=True) if has_time}
-        program.outputs = tuple(self.enter(network.jaxpr, network.consts, program.inputs))
-        if self.refusals:
-            raise InputError(_refusal_text(self.refusals))
+        program.outputs = tuple(self.enter(network.jaxpr, network.consts, program.inputs, self.refusals))
+        if self.refusals.lines:
+            raise InputError(_refusal_text(self.refusals.lines))
         if not program.activations:
             raise InputError(
                 "found no activation to turn into neurons; conversion looks for calls of "
@@ -85,7 +103,7 @@ class _Flattening:
         self.program.constants[slot] = value
         return slot
 
-    def enter(self, jaxpr: Jaxpr, consts: Sequence[Any], inputs: Sequence[Slot]) -> list[Slot]:
+    def enter(self, jaxpr: Jaxpr, consts: Sequence[Any], inputs: Sequence[Slot], refusals: _Refusals) -> list[Slot]:
         """Adds the operations of a jaxpr to the program; returns the slots of its outputs."""
         slots = dict(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
         slots.update(zip(jaxpr.invars, inputs, strict=True))
@@ -94,18 +112,18 @@ class _Flattening:
             return self.constant(atom.val) if isinstance(atom, Literal) else slots[atom]
 
         for eqn in jaxpr.eqns:
-            outputs = self.add(eqn, tuple(map(slot_of, eqn.invars)))
+            outputs = self.add(eqn, tuple(map(slot_of, eqn.invars)), refusals)
             slots.update(zip(eqn.outvars, outputs, strict=True))
         return [slot_of(atom) for atom in jaxpr.outvars]
 
-    def add(self, eqn: JaxprEqn, inputs: tuple[Slot, ...]) -> Sequence[Slot]:
+    def add(self, eqn: JaxprEqn, inputs: tuple[Slot, ...], refusals: _Refusals) -> Sequence[Slot]:
         have_time = [slot in self.program.has_time for slot in inputs]
         called = _called(eqn)
-        if called and (any(have_time) or _has_activation(called.jaxpr)):
-            return self.enter(called.jaxpr, called.consts, inputs)
+        if called and (_has_activation(called.jaxpr) or (any(have_time) and not _has_own_gradient(eqn))):
+            return self.enter(called.jaxpr, called.consts, inputs, refusals.inside(eqn))
         outputs = tuple(self.new_slot() for _ in eqn.outvars)
         operation = Operation(eqn, inputs, outputs)
-        spread = _spread(eqn, have_time, self.refusals)
+        spread = _spread(eqn, have_time, refusals)
         self.program.has_time.update(slot for slot, timed in zip(outputs, spread, strict=True) if timed)
         timed = any(have_time) or operation.is_activation
         (self.program.timed if timed else self.program.fixed).append(operation)
@@ -118,9 +136,9 @@ ANY = None  # every operand may carry spikes
 # Operations that are linear in the operands at these positions together.
 LINEAR = {
     **dict.fromkeys(
-        "add add_any sub neg reduce_sum reduce_window_sum cumsum fft copy copy_p name device_put "
-        "reshape broadcast_in_dim squeeze expand_dims transpose rev slice split concatenate pad "
-        "reduce_precision optimization_barrier sharding_constraint stop_gradient reshard mesh_cast "
+        "add add_any sub neg reduce_sum reduce_window_sum cumsum fft copy name device_put "
+        "reshape broadcast_in_dim squeeze expand_dims transpose rev slice split concatenate stack unstack tile pad "
+        "real imag conj complex reduce_precision optimization_barrier sharding_constraint reshard mesh_cast "
         "pvary pcast psum psum_invariant all_gather all_to_all ppermute reduce_scatter "
         "debug_callback debug_print".split(),
         ANY,
@@ -132,6 +150,9 @@ LINEAR = {
     "dynamic_update_slice": {0, 1},
     "scatter": {0, 2},
     "scatter-add": {0, 2},
+    "scatter_add": {0, 2},
+    "scatter-mul": {0},
+    "scatter_mul": {0},
     "triangular_solve": {1},
 }
 # Operations that are linear in each operand while the others are fixed.
@@ -150,7 +171,7 @@ REMEDIES = {
         "the maximum of spike trains is not the maximum of their rates; use average pooling",
     ),
     **dict.fromkeys(
-        ["exp", "log", "reduce_precision_log", "argmax", "argmin", "sort", "top_k"],
+        ["exp", "log", "argmax", "argmin", "sort", "top_k"],
         "leave it out of the network and apply it to the outputs summed over time",
     ),
     **dict.fromkeys(
@@ -161,26 +182,35 @@ REMEDIES = {
     "select_n": "the condition of a selection must not depend on spikes",
 }
 _DEFAULT_REMEDY = "use operations that are linear in the spikes, or move it out of the network"
+_HIDDEN_ACTIVATION = {
+    True: "an activation inside would need a neuron for each pass; write the layers out one by one",
+    False: "an activation inside cannot be reached; apply this to the converted network instead",
+}
+CONTROL_FLOW = ("scan", "while", "cond")
 
 
-def _spread(eqn: JaxprEqn, have_time: Sequence[bool], refusals: list[str]) -> list[bool]:
+def _spread(eqn: JaxprEqn, have_time: Sequence[bool], refusals: _Refusals) -> list[bool]:
     """Which outputs of an operation vary in time when these inputs do; adds what cannot be to `refusals`."""
     name = eqn.primitive.name
-    refuse = lambda remedy: refusals.append(f"{_place(eqn)}: {name}: {remedy}")
     if eqn.primitive is qcfs_p:
         if have_time[1]:
-            refuse("the threshold depends on spikes; make it a parameter")
+            refusals.add(eqn, "the threshold depends on spikes; make it a parameter")
         return [True]
-    if name in ("scan", "while", "cond"):
-        return _spread_control_flow(eqn, have_time, refuse, refusals)
+    if any(map(_has_activation, _inner_jaxprs(eqn))):
+        refusals.add(eqn, _HIDDEN_ACTIVATION[name in CONTROL_FLOW])
+        return [True] * len(eqn.outvars)
+    if not any(have_time):
+        return [False] * len(eqn.outvars)
+    if name in CONTROL_FLOW:
+        return _spread_control_flow(eqn, have_time, refusals)
     if called := _called(eqn):
-        return _spread_through(called.jaxpr, have_time, refusals)
-    if any(have_time) and not _is_linear(eqn, have_time):
-        refuse(REMEDIES.get(name, _DEFAULT_REMEDY))
-    return [any(have_time)] * len(eqn.outvars)
+        return _spread_through(called.jaxpr, have_time, refusals.inside(eqn))
+    if not _is_linear(eqn, have_time):
+        refusals.add(eqn, REMEDIES.get(name, _DEFAULT_REMEDY))
+    return [True] * len(eqn.outvars)
 
 
-def _spread_through(jaxpr: Jaxpr, have_time: Sequence[bool], refusals: list[str]) -> list[bool]:
+def _spread_through(jaxpr: Jaxpr, have_time: Sequence[bool], refusals: _Refusals) -> list[bool]:
     timed = {var for var, has_time in zip(jaxpr.invars, have_time, strict=True) if has_time}
     is_timed = lambda atom: not isinstance(atom, Literal) and atom in timed
     for eqn in jaxpr.eqns:
@@ -189,45 +219,49 @@ def _spread_through(jaxpr: Jaxpr, have_time: Sequence[bool], refusals: list[str]
     return [is_timed(atom) for atom in jaxpr.outvars]
 
 
-def _spread_control_flow(eqn, have_time, refuse, refusals) -> list[bool]:
-    """Loops and branches are applied as they are: they may carry spikes, not hold neurons or be steered by spikes."""
-    bodies = list(_inner_jaxprs(eqn))
-    if any(map(_has_activation, bodies)):
-        refuse("an activation inside would need a neuron for each pass; write the layers out one by one")
-        return [True] * len(eqn.outvars)
-    if not any(have_time):
-        return [False] * len(eqn.outvars)
+def _spread_control_flow(eqn: JaxprEqn, have_time: Sequence[bool], refusals: _Refusals) -> list[bool]:
+    """Loops and branches are applied as they are: they may carry spikes, not be steered by them."""
     if eqn.primitive.name == "cond":
         if have_time[0]:
-            refuse("the branch taken must not depend on spikes")
-        branches = [_spread_through(body, have_time[1:], refusals) for body in bodies]
+            refusals.add(eqn, "the branch taken must not depend on spikes")
+        inside = refusals.inside(eqn)
+        branches = [_spread_through(body, have_time[1:], inside) for body in _inner_jaxprs(eqn)]
         return [any(timed) for timed in zip(*branches, strict=True)]
-    return _spread_loop(eqn, have_time, refuse, refusals)
+    return (_spread_scan if eqn.primitive.name == "scan" else _spread_while)(eqn, have_time, refusals)
 
 
-def _spread_loop(eqn, have_time, refuse, refusals) -> list[bool]:
-    params = eqn.params
-    if eqn.primitive.name == "scan":
-        body, head, carried = params["jaxpr"].jaxpr, params["num_consts"], params["num_carry"]
-        fixed, carry, scanned = have_time[:head], have_time[head : head + carried], have_time[head + carried :]
-    else:
-        test_consts, head = params["cond_nconsts"], params["body_nconsts"]
-        body, fixed = params["body_jaxpr"].jaxpr, have_time[test_consts : test_consts + head]
-        carry, scanned = have_time[test_consts + head :], []
+def _spread_scan(eqn: JaxprEqn, have_time: Sequence[bool], refusals: _Refusals) -> list[bool]:
+    body = eqn.params["jaxpr"].jaxpr
+    # A scanned input or output has one axis more outside of the body than in it.
+    whole = lambda outside, inside: sum(o.aval.shape == i.aval.shape for o, i in zip(outside, inside, strict=True))
+    carried = whole(eqn.outvars, body.outvars)
+    fixed = whole(eqn.invars, body.invars) - carried
+    head, carry, scanned = have_time[:fixed], have_time[fixed : fixed + carried], have_time[fixed + carried :]
+    carry, spread = _spread_carry(body, head, carry, scanned, refusals.inside(eqn))
+    return [*carry, *spread[carried:]]
+
+
+def _spread_while(eqn: JaxprEqn, have_time: Sequence[bool], refusals: _Refusals) -> list[bool]:
+    test_consts, body_consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    of_test, of_body = have_time[:test_consts], have_time[test_consts : test_consts + body_consts]
+    body, carry = eqn.params["body_jaxpr"].jaxpr, have_time[test_consts + body_consts :]
+    carry, _ = _spread_carry(body, of_body, carry, [], refusals.inside(eqn))
+    if any(_spread_through(eqn.params["cond_jaxpr"].jaxpr, [*of_test, *carry], _Refusals())):
+        refusals.add(eqn, "the number of passes must not depend on spikes")
+    return carry
+
+
+def _spread_carry(body: Jaxpr, fixed, carry, scanned, refusals: _Refusals) -> tuple[list[bool], list[bool]]:
+    """What of the carry has time once some pass gave it time, and what of the body's outputs has."""
+    carry = list(carry)
     while True:
-        found: list[str] = []
+        found = _Refusals(caller=refusals.caller)
         spread = _spread_through(body, [*fixed, *carry, *scanned], found)
         grown = [old or new for old, new in zip(carry, spread, strict=False)]
-        if grown == list(carry):
-            break
+        if grown == carry:
+            refusals.lines.extend(found.lines)
+            return carry, spread
         carry = grown
-    refusals.extend(found)
-    if eqn.primitive.name == "while":
-        test = params["cond_jaxpr"].jaxpr
-        if any(_spread_through(test, [*have_time[:test_consts], *carry], [])):
-            refuse("the number of passes must not depend on spikes")
-        return list(carry)
-    return [*carry, *spread[carried:]]
 
 
 def _is_linear(eqn: JaxprEqn, have_time: Sequence[bool]) -> bool:
@@ -262,6 +296,10 @@ def _called(eqn: JaxprEqn) -> ClosedJaxpr | None:
     return ClosedJaxpr(body, ()) if isinstance(body, Jaxpr) else body
 
 
+def _has_own_gradient(eqn: JaxprEqn) -> bool:
+    return eqn.primitive.name in ("custom_jvp_call", "custom_vjp_call")
+
+
 def _inner_jaxprs(eqn: JaxprEqn) -> Iterator[Jaxpr]:
     for value in eqn.params.values():
         for item in value if isinstance(value, (tuple, list)) else [value]:
@@ -288,27 +326,26 @@ def bind_over_time(eqn: JaxprEqn, values: Sequence[Any], have_time: Sequence[boo
     return jax.vmap(partial(bind, eqn), in_axes=axes)(*values)
 
 
-_LIBRARIES = tuple(f"/{name}/" for name in ("jax", "jaxlib", "flax", "equinox"))
-_INSTALLED = {sysconfig.get_paths()[kind] for kind in ("stdlib", "purelib", "platlib")}
-_METHOD = str(Path(__file__).parent / "conversion.py"), str(Path(__file__).parent / "activations.py")
+_LIBRARIES = ("jax", "jaxlib", "flax", "equinox", "haiku", "einops", "jaxtyping", "beartype", "numpy")
+_PYTHON = ("contextlib", "functools", "dataclasses", "threading", "runpy")
+_METHOD = tuple(str(Path(__file__).parent / name) for name in ("conversion.py", "activations.py", "program.py"))
 
 
-def _place(eqn: JaxprEqn) -> str:
-    """File and line of the user's code that an equation comes from."""
-    traceback = eqn.source_info.traceback
-    frames = traceback.frames if traceback else []
-    outside = [frame for frame in frames if not _is_library(frame.file_name)]
-    for frame in outside or frames[:1]:
-        return f"{frame.file_name}:{frame.line_num}"
-    return "unknown place"
+def _place(eqn: JaxprEqn) -> str | None:
+    """File and line of the user's code that an equation comes from, if JAX knows any."""
+    traceback, libraries = eqn.source_info.traceback, _library_roots()
+    for frame in traceback.frames if traceback else []:
+        if not frame.file_name.startswith(libraries):
+            return f"{frame.file_name}:{frame.line_num}"
+    return None
 
 
-def _is_library(file_name: str) -> bool:
-    if file_name in _METHOD or file_name.startswith("<"):
-        return True
-    return any(file_name.startswith(root) for root in _INSTALLED) and (
-        "site-packages" not in file_name or any(library in file_name for library in _LIBRARIES)
-    )
+def _library_roots() -> tuple[str, ...]:
+    """Where files lie that are not the user's: of the libraries in use, of Python, of the method itself."""
+    modules = [sys.modules[name] for name in _LIBRARIES if name in sys.modules]
+    roots = [str(Path(module.__file__).parent) + os.sep for module in modules if getattr(module, "__file__", None)]
+    python = Path(contextlib.__file__).parent
+    return (*roots, *(str(python / f"{name}.py") for name in _PYTHON), "<frozen ", *_METHOD)
 
 
 def _refusal_text(refusals: list[str]) -> str:

@@ -54,7 +54,7 @@ def test_norms_and_layers_with_and_without_scale_and_bias(options, biased):
         def __call__(self, x):
             x = nn.Conv(5, (3, 3), feature_group_count=1, use_bias=biased)(x)
             x = nn.BatchNorm(use_running_average=True, epsilon=1e-3, **options)(x)
-            return nn.Dense(5)(x)
+            return nn.Dense(3)(x)
 
     model, images = Layer(), jax.random.normal(jax.random.key(1), (2, 6, 6, 2))
     variables = with_random_norms(model.init(jax.random.key(0), images))
@@ -91,3 +91,37 @@ def test_what_holds_no_variables_is_refused():
 def test_networks_without_norms_stay_as_they_are():
     variables = {"params": {"Dense_0": {"kernel": jnp.ones((2, 2))}}}
     assert jax.tree.structure(gs.fold_batch_norm(variables)) == jax.tree.structure(variables)
+
+
+def tree(layers, norms):
+    """Variables of layers and norms by name, with these numbers of channels."""
+    kernel = lambda name, outputs: jnp.ones((3, 3, 2, outputs) if name.lower().startswith("conv") else (2, outputs))
+    return {
+        "params": {name: {"kernel": kernel(name, outputs)} for name, outputs in layers.items()},
+        "batch_stats": {name: {"mean": jnp.ones(n), "var": jnp.full(n, 3.0)} for name, n in norms.items()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("layers", "norms", "folded"),
+    [
+        ({"Dense_0": 8, "Dense_1": 3}, {"BatchNorm_0": 8}, ["Dense_0"]),
+        ({"Conv_0": 8, "Conv_1": 8, "Dense_0": 3}, {"BatchNorm_0": 8, "BatchNorm_1": 8}, ["Conv_0", "Conv_1"]),
+        ({"Conv_0": 4, "Conv_1": 8, "Conv_2": 8}, {"BatchNorm_0": 4}, ["Conv_0"]),
+        ({"convs_0": 8, "convs_1": 8}, {"norms_0": 8, "norms_1": 8}, ["convs_0", "convs_1"]),
+        ({"conv1": 8, "fc": 8}, {"bn1": 8}, ["conv1"]),
+        ({"Conv_0": 8, "Conv_1": 8}, {"BatchNorm_0": 8}, None),
+        ({"Conv_0": 8, "Dense_0": 8}, {"BatchNorm_0": 8}, None),
+        ({"conv": 8, "fc": 8}, {"norm": 8}, None),
+        ({"convs_0": 8, "convs_1": 8, "convs_2": 8}, {"norms_0": 8, "norms_1": 8}, None),
+        ({"conv1": 8}, {"norm2": 8}, None),
+    ],
+)
+def test_the_layer_before_a_norm_is_told_by_names_and_channels_or_refused(layers, norms, folded):
+    variables = tree(layers, norms)
+    if folded is None:
+        with pytest.raises(gs.InputError, match="cannot tell which layer comes before"):
+            gs.fold_batch_norm(variables)
+    else:
+        params = gs.fold_batch_norm(variables)["params"]
+        assert [name for name in layers if (params[name]["kernel"] != 1).all()] == folded

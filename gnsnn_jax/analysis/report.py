@@ -60,7 +60,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         f"{report['model']} (L = {report['levels']}) on {report['dataset']}, {report['samples']} test samples: "
         f"ANN {100 * report['ann_accuracy']:.2f} %"
     )
-    console.print(_table(report))
+    console.print(_table(report), crop=False, no_wrap=True, overflow="ignore")
     console.print("latency: steps until the answer, ρ + T; spikes: per neuron and inference")
 
 
@@ -68,7 +68,7 @@ def _table(report: dict[str, Any]) -> Table:
     steps = list(report["methods"][0]["accuracy"])
     table = Table("method", "")
     for t in steps:
-        table.add_column(f"T = {t}", justify="right")
+        table.add_column(f"T = {t}", justify="right", no_wrap=True, min_width=6)
     for method in report["methods"]:
         members = f"m = {method['members']}" if method["neuron"] != "if" else ""
         probe = f"ρ = {method['probe_steps']}" if method["probe_steps"] else ""

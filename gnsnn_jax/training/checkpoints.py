@@ -38,6 +38,8 @@ def load(path: Path) -> tuple[Any, dict[str, Any]]:
     """Reads what `save` wrote. Raises InputError where there is none, or where it is damaged."""
     if not path.is_dir():
         raise InputError(f"no checkpoint at {path}; train a network first, or give the directory of another run")
+    if not (path / FINGERPRINTS).exists() and not (path / "arrays").exists():
+        raise InputError(f"{path} is no checkpoint of this library; give the directory of one")
     _check_files(path)
     contents = ocp.args.Composite(arrays=ocp.args.StandardRestore(), about=ocp.args.JsonRestore())
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:

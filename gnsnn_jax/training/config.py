@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from gnsnn_jax.errors import InputError, nearest
+from gnsnn_jax.errors import LARGEST_COUNT, InputError, nearest
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -39,7 +39,7 @@ class Data:
 @dataclass(frozen=True, config=_STRICT)
 class Model:
     name: Annotated[str, setting("network")] = "resnet10"
-    levels: Annotated[int, setting("number of steps L of the QCFS staircase", ge=1)] = 8
+    levels: Annotated[int, setting("number of steps L of the QCFS staircase", ge=1, le=LARGEST_COUNT)] = 8
     threshold: Annotated[float, setting("initial threshold theta of every activation", gt=0)] = 8.0
     classes: Annotated[int, setting("outputs; 0: as many as the data set has classes", ge=0)] = 0
     dropout_rate: Annotated[float, setting("share of activations dropped in training, in VGG networks", ge=0, lt=1)] = (
@@ -58,7 +58,7 @@ class Optimizer:
 
 @dataclass(frozen=True, config=_STRICT)
 class Training:
-    epochs: Annotated[int, setting("passes over the training split", ge=1)] = 30
+    epochs: Annotated[int, setting("passes over the training split", ge=1, le=LARGEST_COUNT)] = 30
     batch_size: Annotated[int, setting("samples per step", ge=1)] = 64
     seed: Annotated[int, setting("of the split, the weights, the order and the augmentation", ge=0, lt=2**32)] = 0
 
@@ -95,7 +95,9 @@ def decode(tree: dict[str, Any], source: str, overrides: Mapping[str, str] | Non
     for name, text in (overrides or {}).items():
         _put(tree, name, text if types.get(name) is str else _parse(text))
     try:
-        return TypeAdapter(Config).validate_json(json.dumps(tree, default=str))
+        return TypeAdapter(Config).validate_json(
+            json.dumps(tree, default=lambda value: {type(value).__name__: str(value)})
+        )
     except ValidationError as error:
         found = "; ".join(_explain(problem) for problem in error.errors())
         raise InputError(f"{source}: {found}") from None

@@ -23,7 +23,7 @@ from gnsnn_jax.training.data import Dataset, Statistics, check_finite, normalise
 from gnsnn_jax.training.network import network_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ConvertedNetwork:
     """A spiking network: call it with images, get the outputs of each time-step."""
 

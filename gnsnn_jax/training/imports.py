@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from gnsnn_jax.command_line import directory
 from gnsnn_jax.errors import InputError
 from gnsnn_jax.interop.weights import load_weights
 from gnsnn_jax.training.config import Config, decode
@@ -25,8 +26,8 @@ def add_import_options(group: Any) -> None:
     group.add_argument("--mean", help="of the pixels per channel, as [125.3, 123.0] (of the training split)")
     group.add_argument("--deviation", help="of the pixels per channel (of the training split)")
     group.add_argument("--seed", help="of the split of a data set that comes without one (0)")
-    group.add_argument("--workdir", type=Path, help="run directory to make (runs/FILE-DATE-TIME)")
-    group.add_argument("--overwrite", action="store_true", help="replace the run that the directory holds")
+    group.add_argument("--workdir", type=directory, help="run directory to make (runs/FILE-DATE-TIME)")
+    group.add_argument("--overwrite", action="store_true", help="set the run that the directory holds aside")
 
 
 SETTINGS = {

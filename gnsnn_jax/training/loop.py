@@ -80,7 +80,7 @@ def train(config: Config, dataset: Dataset, on_step: Callable[[], None] = lambda
             on_step()
         loss, accuracy = metrics.mean()
         if not np.isfinite(loss):
-            raise InputError(f"the loss is {loss} in epoch {epoch}; lower optimizer.learning_rate")
+            raise InputError(f"the loss is {loss} in epoch {epoch}; lower optimizer.learning_rate or model.threshold")
         validation = evaluate(network, state.variables, dataset.validation, dataset.statistics)
         rate = float(schedule(int(state.step)))
         yield Epoch(epoch, loss, accuracy, *validation, rate, state.variables)

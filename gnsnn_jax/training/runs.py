@@ -36,29 +36,28 @@ def default_workdir(config_path: Path) -> Path:
 def create_run(workdir: Path, config: Config, overwrite: bool) -> None:
     """Makes a run directory and writes the configuration into it.
 
-    Raises InputError if it holds a run already, unless `overwrite`, which removes that run's files
-    and no others.
+    Raises InputError if it holds a run already, unless `overwrite`, which sets it aside in previous-1,
+    previous-2, … within the directory: files of these names may be somebody's own.
     """
-    for name in check_workdir(workdir, overwrite):
-        _remove(workdir / name)
+    check_workdir(workdir, overwrite)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        set_aside(workdir, _OWN)
         save_config(config, workdir / CONFIG)
     except OSError as error:
         raise InputError(f"cannot write to the work directory {workdir}: {error.strerror}") from None
 
 
-def check_workdir(workdir: Path, overwrite: bool) -> list[str]:
-    """The files of a run that the directory holds. Raises InputError if it holds any and may not."""
+def check_workdir(workdir: Path, overwrite: bool) -> None:
+    """Raises InputError for a directory that holds a run, unless `overwrite`, and for a file."""
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"the work directory {workdir} is a file; give a directory with --workdir")
     held = [name for name in _OWN if (workdir / name).exists()]
     if held and not overwrite:
         raise InputError(
             f"the work directory {workdir} already holds a run ({', '.join(held)}); give another with "
-            "--workdir, or --overwrite to replace it"
+            "--workdir, or --overwrite to set it aside"
         )
-    return held
 
 
 def save_best(workdir: Path, epoch: int, variables: Any, about: Mapping[str, Any]) -> None:
@@ -66,7 +65,7 @@ def save_best(workdir: Path, epoch: int, variables: Any, about: Mapping[str, Any
     older = _epochs(workdir)
     checkpoints.save(workdir / CHECKPOINTS / str(epoch), variables, {**about, "epoch": epoch})
     for path in older:
-        _remove(path)
+        shutil.rmtree(path)
 
 
 def append_metrics(workdir: Path, metrics: Mapping[str, Any]) -> None:
@@ -136,11 +135,6 @@ def summary(config: Config, **found: Any) -> dict[str, Any]:
 def _epochs(directory: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
     paths = (directory / CHECKPOINTS).glob("*")
-    return sorted((path for path in paths if path.name.isdigit()), key=lambda path: int(path.name))
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+    return sorted(
+        (path for path in paths if path.name.isdigit() and any(path.glob("*"))), key=lambda path: int(path.name)
+    )
