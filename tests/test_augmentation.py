@@ -263,6 +263,15 @@ def test_orders_of_the_colours_vary():
     assert len(np.unique(with_jitter(jnp.stack([image] * 6), factors, orders).reshape(6, -1), axis=0)) == 6
 
 
+def test_each_image_has_an_order_of_its_own(monkeypatch):
+    show = lambda image, factors, order: jnp.broadcast_to(order[None, None].astype(image.dtype), image.shape)
+    monkeypatch.setattr(augmentation, "_jitter", show)
+    orders = np.asarray(colour_jitter(jnp.zeros((600, 1, 1, 3), jnp.uint8), KEY, 0.1)).reshape(600, 3)
+    found, times = np.unique(orders, axis=0, return_counts=True)
+    assert found.tolist() == [list(order) for order in ORDERS]
+    assert times.min() > 60
+
+
 # All of it.
 
 COLOUR = Statistics((100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
