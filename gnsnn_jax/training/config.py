@@ -33,7 +33,15 @@ class Data:
     deviation: Annotated[tuple[float, ...], setting("of the pixels, per channel; []: of the training split")] = ()
     validation_fraction: Annotated[float, setting("share of the rest that chooses the best epoch", gt=0, lt=1)] = 0.15
     crop_padding: Annotated[int, setting("random crop after this many zero pixels on each side; 0: none", ge=0)] = 0
+    resized_crop: Annotated[bool, setting("random part of the image, of 8 to 100 % of its area, at full size")] = False
     flip: Annotated[bool, setting("flip half of the images left to right")] = False
+    auto_augment: Annotated[bool, setting("AutoAugment's policy for CIFAR-10, on uint8 images of levels 0..255")] = (
+        False
+    )
+    colour_jitter: Annotated[
+        float, setting("brightness, contrast and saturation by factors up to this far from 1; 0: none", ge=0)
+    ] = 0.0
+    cutout: Annotated[int, setting("side of the square that is set to the mean; 0: none", ge=0)] = 0
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -1,4 +1,4 @@
-"""Data sets in memory: images as they were stored, split by seed, normalised and augmented on the device."""
+"""Data sets in memory: images as they were stored, split by seed and normalised on the device."""
 
 from __future__ import annotations
 
@@ -116,21 +116,3 @@ def normalise(images: Shaped[Array | np.ndarray, "B H W C"], to: Statistics) -> 
     """(pixel - mean) / deviation, per channel, in float32."""
     mean, deviation = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in to)
     return (jnp.asarray(images).astype(jnp.float32) - mean) / deviation
-
-
-def augment(images: Float[Array, "B H W C"], key: Array, settings: Data) -> Float[Array, "B H W C"]:
-    """Random crops of padded images and flips, as the settings ask for."""
-    crop_key, flip_key = jax.random.split(key)
-    if settings.crop_padding:
-        images = _random_crop(images, crop_key, settings.crop_padding)
-    if settings.flip:
-        flipped = jax.random.bernoulli(flip_key, shape=(len(images), 1, 1, 1))
-        images = jnp.where(flipped, images[:, :, ::-1], images)
-    return images
-
-
-def _random_crop(images: Array, key: Array, padding: int) -> Array:
-    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    corners = jax.random.randint(key, (len(images), 2), 0, 2 * padding + 1)
-    crop = lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), images.shape[1:])
-    return jax.vmap(crop)(padded, corners)

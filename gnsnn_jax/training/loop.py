@@ -14,8 +14,9 @@ import optax
 
 from gnsnn_jax._types import Array, Float, Int
 from gnsnn_jax.errors import InputError
+from gnsnn_jax.training.augmentation import augment
 from gnsnn_jax.training.config import Config
-from gnsnn_jax.training.data import Dataset, Split, Statistics, augment, normalise
+from gnsnn_jax.training.data import Dataset, Split, Statistics, normalise
 from gnsnn_jax.training.network import network_of
 
 SMALLEST_THRESHOLD = 1e-3  # thresholds are kept at least this far from 0
@@ -99,8 +100,10 @@ def steps_per_epoch(config: Config, dataset: Dataset) -> int:
 def check_experiment(config: Config, dataset: Dataset) -> None:
     """Raises what `train` would raise at its start, before anything is written."""
     steps_per_epoch(config, dataset)
-    example = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    jax.eval_shape(network_of(config.model, dataset.num_classes).init, jax.random.key(0), example)
+    key = jax.random.key(0)
+    raw = jax.ShapeDtypeStruct((1, *dataset.image_shape), dataset.train.images.dtype)
+    example = jax.eval_shape(lambda images: augment(images, dataset.statistics, key, config.data), raw)
+    jax.eval_shape(network_of(config.model, dataset.num_classes).init, key, example)
 
 
 def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -151,7 +154,7 @@ def train_step(
 ) -> tuple[State, Metrics]:
     """One update on the samples at `indices`."""
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-    batch = augment(normalise(images[indices], statistics), augment_key, config.data)
+    batch = augment(images[indices], statistics, augment_key, config.data)
 
     def loss_of(params):
         logits, updated = network.apply(

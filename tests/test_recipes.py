@@ -1,0 +1,77 @@
+"""The recipes of the papers: each parses, builds and takes a training step on stand-ins for its data."""
+
+import re
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gnsnn_jax.training import loop
+from gnsnn_jax.training.config import load_config
+from gnsnn_jax.training.data import Dataset, Split, statistics
+from gnsnn_jax.training.network import network_of
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+RECIPES = sorted(path for path in CONFIGS.glob("*.toml") if not path.stem.startswith("digits"))
+CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000}
+PUBLISHED = {
+    "cifar10_vgg16": (4, 0.1, 300, 5e-4),
+    "cifar10_resnet18": (4, 0.1, 300, 5e-4),
+    "cifar10_resnet20": (4, 0.1, 300, 5e-4),
+    "cifar100_vgg16": (4, 0.02, 300, 5e-4),
+    "cifar100_resnet18": (4, 0.02, 300, 5e-4),
+    "cifar100_resnet20": (4, 0.05, 300, 5e-4),
+    "imagenet_vgg16": (16, 0.1, 120, 1e-4),
+    "imagenet_resnet34": (8, 0.1, 120, 1e-4),
+}
+
+
+def stand_in(name, side):
+    """Random images of the shape and the classes of a data set."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (4, side, side, 3)).astype(np.uint8)
+    split = Split(images, random.integers(0, CLASSES[name], 4).astype(np.int32))
+    return Dataset(name, CLASSES[name], split, split, split, statistics(images))
+
+
+def test_every_published_recipe_is_there_with_its_numbers():
+    found = {}
+    for path in RECIPES:
+        config = load_config(path)
+        rate, decay = config.optimizer.learning_rate, config.optimizer.weight_decay
+        found[path.stem] = (config.model.levels, rate, config.training.epochs, decay)
+    assert found == PUBLISHED
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_say_whose_they_are_and_that_they_have_not_been_run(path):
+    head = re.match(r"(#.*\n)+", path.read_text()).group()
+    assert "arXiv" in head
+    assert "NOT RUN" in head
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_take_a_training_step(path):
+    config = load_config(path)
+    config = replace(config, training=replace(config.training, batch_size=2))
+    # Compiling the step of a wide network takes long and differs by its number of classes alone.
+    side = 32 if config.data.name.startswith("cifar") else 64
+    dataset = stand_in(config.data.name, side)
+    loop.check_experiment(config, dataset)
+    network = network_of(config.model, dataset.num_classes)
+    optimizer = loop.make_optimizer(config, optax.constant_schedule(config.optimizer.learning_rate))
+    state = loop.initial_state(network, optimizer, dataset, jax.random.key(0))
+    before = jax.tree.map(np.asarray, state.params)
+    step = jax.jit(partial(loop.train_step, network, optimizer, config, dataset.statistics), donate_argnums=0)
+    images, labels = map(jnp.asarray, dataset.train)
+    state, metrics = step(state, images, labels, np.asarray([0, 3]), jax.random.key(1))
+    assert np.isfinite(metrics.loss)
+    assert metrics.count == 2
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True):
+        assert np.isfinite(new).all()
+        assert (old != new).any()
