@@ -137,6 +137,8 @@ class SpikingFunction:
         trains = {slot: values[slot] for slot in program.inputs if slot in program.has_time}
         simulation = _Simulation(program, values, self.neuron, self.observe)
         first, chunks = self._schedule()
+        if not first and program.is_sharded:  # the first chunk makes potentials that are split as their currents are
+            first, chunks = self.chunk, chunks - 1
         parts = []
         if first:
             head = {slot: train[:first] for slot, train in trains.items()}

@@ -52,6 +52,12 @@ class Program:
     def activations(self) -> list[Operation]:
         return [operation for operation in self.timed if operation.is_activation]
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the type of some current says more than shape and dtype, as under explicit sharding."""
+        currents = (activation.eqn.invars[0].aval for activation in self.activations)
+        return any(aval != jax.core.ShapedArray(aval.shape, aval.dtype) for aval in currents)
+
 
 def flatten(network: ClosedJaxpr, inputs_have_time: Sequence[bool]) -> Program:
     """Enters every call of a traced network and sorts its operations.

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -342,6 +346,64 @@ def test_operations_in_a_library_are_placed_where_the_user_calls_it():
     places = []
     message = refused(lambda x: Pooled().apply({}, x), X)
     assert places[0] in message
+
+
+@pytest.mark.parametrize("name", ["relu", "var", "clip", "stack of tanh"])
+def test_operations_that_jax_traces_by_itself_are_placed_where_the_user_calls_them(name):
+    # The body of a function that JAX itself jits has no line of the user's.
+    functions = {
+        "relu": lambda s: (places.append(here()), jax.nn.relu(s))[1],
+        "var": lambda s: (places.append(here()), jnp.var(s))[1],
+        "clip": lambda s: (places.append(here()), jnp.clip(s, 0, 1))[1],
+        "stack of tanh": lambda s: (places.append(here()), jnp.stack([jnp.tanh(s)]))[1],
+    }
+    places = []
+    message = refused(lambda x: functions[name](gs.qcfs(x, 1.0, 4)), X)
+    assert places[0] in message
+
+
+def test_activations_under_shard_map_are_refused_with_the_remedy():
+    mesh = jax.make_mesh((1,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
+    mapped = jax.shard_map(lambda x: gs.qcfs(x, 1.0, 4), mesh=mesh, in_specs=jax.P(), out_specs=jax.P())
+    assert "apply this to the converted network instead" in refused(mapped, X)
+
+
+def test_sharded_inputs_give_what_whole_ones_give():
+    """Under explicit sharding and inside shard_map, on four simulated devices."""
+    code = """
+import jax, jax.numpy as jnp, numpy as np, gnsnn_jax as gs
+from jax.sharding import AxisType
+mesh = lambda kind: jax.make_mesh((4,), ("b",), axis_types=(kind,))
+ann = lambda x: gs.qcfs(gs.qcfs(x, 1.0, 4) @ jnp.full((4, 4), 0.3), 1.0, 4)
+whole = jnp.linspace(0, 1, 32).reshape(8, 4)
+for calibration in (None, gs.offset_spikes(3), gs.offset_spikes(3, 2)):
+    for chunk in (2, 8):
+        snn = gs.to_spiking(ann, gs.group_neuron(2), steps=6, calibration=calibration, chunk=chunk)
+        with jax.set_mesh(mesh(AxisType.Explicit)):
+            found = snn(jax.device_put(whole, jax.P("b")))
+        np.testing.assert_allclose(found, snn(whole), atol=1e-6)
+        mapped = jax.shard_map(snn, mesh=mesh(AxisType.Auto), in_specs=jax.P("b"), out_specs=jax.P(None, "b"))
+        np.testing.assert_allclose(jax.jit(mapped)(whole), snn(whole), atol=1e-6)
+"""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_gradients_of_the_users_own_are_kept():
+    @jax.custom_vjp
+    def double(x):
+        return 2 * x
+
+    double.defvjp(lambda x: (2 * x, None), lambda _, g: (7 * g,))
+    ann = lambda x: double(gs.qcfs(x, 1.0, 4))
+    snn = gs.to_spiking(ann, gs.group_neuron(4), steps=1)
+    assert jax.grad(lambda x: snn(x)[0])(0.2) == jax.grad(ann)(0.2) == 7
+
+
+def test_empty_batches_give_empty_outputs():
+    snn = gs.to_spiking(lambda x: gs.qcfs(x, 1.0, 4), gs.group_neuron(4), steps=5, chunk=2)
+    assert snn(jnp.zeros((0, 4))).shape == (5, 0, 4)
 
 
 def test_batch_norm_in_training_mode_is_refused_with_the_remedy(network):

@@ -222,6 +222,17 @@ def test_share_of_neurons_with_the_desired_count(count, probe, shares):
     np.testing.assert_allclose(found, shares, atol=0.005)
 
 
+def test_a_calibration_looks_at_its_probe_steps_and_no_further():
+    currents = dyadic(7, (6, 40))
+    calibration = gs.offset_spikes(2)
+    np.testing.assert_array_equal(
+        calibration.initial(gs.group_neuron(2), currents, 1.0),
+        calibration.initial(gs.group_neuron(2), currents[:2], 1.0),
+    )
+    with pytest.raises(gs.InputError, match="2 probe steps need as many currents, got 1"):
+        calibration.initial(gs.group_neuron(2), currents[:1], 1.0)
+
+
 def test_equal_arguments_give_the_same_calibration():
     assert gs.offset_spikes(4, 2) == gs.offset_spikes(4, 2)
     assert gs.group_neuron(4) == gs.group_neuron(4)

@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 import gnsnn_jax as gs
+from gnsnn_jax.analysis.report import print_report
 from gnsnn_jax.training.data import Data, load_dataset
 from gnsnn_jax.training.network import network_of
 from gnsnn_jax.training.runs import load_run
@@ -133,6 +136,19 @@ def test_converted_networks_refuse_what_they_cannot_take(run):
         network(np.zeros((1, 8, 8, 1)), steps=0)
 
 
+def test_a_narrow_terminal_cuts_no_number(run, capsys):
+    print_report(json.loads((run / "report.json").read_text()), Console(width=50))
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert "99" in shown
+
+
+def test_converted_networks_work_under_jit(run):
+    network = gs.load_converted(run / "converted" / "gn")
+    images = jnp.ones((2, 8, 8, 1))
+    np.testing.assert_allclose(jax.jit(network)(images), network(images), atol=1e-5)
+
+
 def test_methods_and_numbers_can_be_chosen_and_nothing_is_lost(copy, tmp_path):
     before = (copy / "report.json").read_text()
     arguments = ["--methods", "GN", "cos", "--steps", "3,1", "--members", "4", "--probe-steps", "2"]
@@ -221,6 +237,7 @@ def test_one_setting_after_another_from_the_command_line(tmp_path, refused):
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "here" / "summary.json").read_text())["levels"] == 3
     assert (tmp_path / "here" / "notes.txt").read_text() == "mine"
+    assert json.loads((tmp_path / "here" / "previous-1" / "summary.json").read_text())["levels"] == 2
 
 
 def test_a_refusal_is_one_sentence_for_the_user_too(tmp_path):
@@ -245,6 +262,8 @@ def test_help_explains_each_option(name, tmp_path):
         (["--model.name", "resnet11"], "unknown model 'resnet11'"),
         (["--data.name", "digitz"], "unknown data set 'digitz'"),
         (["--model.levels", "0"], "model.levels: input should be greater than or equal to 1, got 0"),
+        (["--model.levels", "9" * 20], "model.levels: input should be less than or equal to 1000000"),
+        (["--workdir", ""], "a directory needs a name"),
         (["--model.levels", "many"], "model.levels: input should be a valid integer, got 'many'"),
         (["--model.levls", "4"], "unknown option --model.levls; did you mean '--model.levels'"),
         (["--workdir", "broken.toml"], "broken.toml is a file"),
@@ -270,6 +289,9 @@ def test_train_refuses_in_one_sentence_and_leaves_nothing(arguments, message, tm
         (["RUN", "--probe-steps", "-3"], "--probe-steps: must be at least 1, got -3"),
         (["RUN", "--methods", "lif"], "unknown neuron or calibration 'lif'"),
         (["RUN", "--methods", "gn+if"], "at most one neuron"),
+        (["RUN", "--methods", ","], "no method is given"),
+        (["RUN", "--steps", "9" * 20], "--steps must be at most 1000000"),
+        (["RUN", "--members", "9" * 20], "must be at most 1000000"),
     ],
 )
 def test_convert_refuses_in_one_sentence(arguments, message, run, refused):
