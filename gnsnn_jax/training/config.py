@@ -25,6 +25,7 @@ def setting(description: str, **limits) -> Any:
 @dataclass(frozen=True, config=_STRICT)
 class Data:
     name: Annotated[str, setting("data set")] = "digits"
+    directory: Annotated[str, setting("where NAME.npz is, for a data set that is not built in")] = ""
     test_fraction: Annotated[float, setting("share held out as the test split, where a set has none", gt=0, lt=1)] = (
         0.25
     )

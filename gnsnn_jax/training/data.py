@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -54,19 +55,62 @@ DATASETS: Mapping[str, Callable[[], Split]] = {"digits": digits}
 def load_dataset(settings: Data, seed: int) -> Dataset:
     """Loads a data set and splits it by seed, the classes in equal shares in every part.
 
-    Raises InputError for an unknown name and for fractions that leave a part without samples.
+    A set that is not built in is read from `directory`/NAME.npz: arrays `images` [N, H, W, C] and
+    `labels` [N], and `test_images` and `test_labels` where it has a test split of its own.
+    Raises InputError for a set that is not there or not of this form, and for fractions that leave
+    a part without samples.
     """
-    if settings.name not in DATASETS:
-        hint = nearest(settings.name, DATASETS)
-        raise InputError(f"unknown data set {settings.name!r}; there are {', '.join(sorted(DATASETS))}{hint}")
-    whole = DATASETS[settings.name]()
+    whole, test = (DATASETS[settings.name](), None) if settings.name in DATASETS else _read(settings)
     check_finite(whole.images, f"the images of {settings.name}")
-    if settings.image_size:
-        whole = whole._replace(images=resize(whole.images, settings.image_size))
-    rest, test = _split(whole, settings.test_fraction, seed, "data.test_fraction")
-    train, validation = _split(rest, settings.validation_fraction, seed, "data.validation_fraction")
-    num_classes = int(whole.labels.max()) + 1
+    whole, test = _resized(whole, settings), test and _resized(test, settings)
+    if test is None:
+        whole, test = _split(whole, settings.test_fraction, seed, "data.test_fraction")
+    train, validation = _split(whole, settings.validation_fraction, seed, "data.validation_fraction")
+    num_classes = int(max(whole.labels.max(), test.labels.max())) + 1
     return Dataset(settings.name, num_classes, train, validation, test, _statistics(settings, train.images))
+
+
+def _read(settings: Data) -> tuple[Split, Split | None]:
+    path = Path(settings.directory) / f"{settings.name}.npz"
+    if not settings.directory or not path.is_file():
+        missing = f"there is no {path}" if settings.directory else "data.directory (--data-dir) names no place for it"
+        built_in = ", ".join(sorted(DATASETS)) + nearest(settings.name, DATASETS)
+        raise InputError(
+            f"unknown data set {settings.name!r}: built in are {built_in}; "
+            f"of others the images and labels stand in a file NAME.npz, and {missing}"
+        )
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # whatever numpy meets in a damaged file
+        raise InputError(f"{path} cannot be read ({type(error).__name__}); it is damaged or no .npz file") from None
+    test = _checked(path, arrays, "test_") if "test_images" in arrays else None
+    return _checked(path, arrays, ""), test
+
+
+def _checked(path: Path, arrays: Mapping[str, np.ndarray], prefix: str) -> Split:
+    """Raises InputError unless the arrays are images and a label for each."""
+    images, labels = arrays.get(f"{prefix}images"), arrays.get(f"{prefix}labels")
+    if images is None or labels is None:
+        raise InputError(
+            f"{path} holds {', '.join(arrays) or 'nothing'}, but {prefix}images and {prefix}labels are wanted"
+        )
+    kinds = (
+        np.issubdtype(images.dtype, np.floating) or images.dtype == np.uint8,
+        np.issubdtype(labels.dtype, np.integer),
+    )
+    if images.ndim != 4 or labels.shape != images.shape[:1] or not all(kinds) or not len(labels) or labels.min() < 0:
+        raise InputError(
+            f"{path}: {prefix}images must be [N, H, W, C] in uint8 or floating point and {prefix}labels [N] integers "
+            f"from 0, got {images.dtype}{list(images.shape)} and {labels.dtype}{list(labels.shape)}"
+        )
+    check_finite(images, f"the images of {path}")
+    return Split(images if images.dtype == np.uint8 else images.astype(np.float32), labels.astype(np.int32))
+
+
+def _resized(split: Split, settings: Data) -> Split:
+    size = settings.image_size
+    return split._replace(images=resize(split.images, size)) if size else split
 
 
 def _split(whole: Split, fraction: float, seed: int, setting: str) -> tuple[Split, Split]:
