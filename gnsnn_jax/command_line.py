@@ -48,7 +48,7 @@ def count(text: str) -> int:
     try:
         return at_least_one("it", value)
     except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        raise argparse.ArgumentTypeError(str(error).removeprefix("it ")) from None
 
 
 def directory(text: str) -> Path:
