@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -25,7 +27,7 @@ class QCFS(nn.Module):
         return qcfs(x, self.param("threshold", initial, (), jnp.float32), self.levels)
 
 
-def conv(features: int, kernel: int = 3, stride: int = 1, *, name: str, use_bias: bool = False) -> nn.Conv:
+def conv(features: int, kernel: int, stride: int, dtype: Any, *, name: str, use_bias: bool = False) -> nn.Conv:
     """A square convolution padded on both sides alike, which XLA's "SAME" is not at stride 2."""
     padding = (kernel - 1) // 2
     return nn.Conv(
@@ -35,12 +37,14 @@ def conv(features: int, kernel: int = 3, stride: int = 1, *, name: str, use_bias
         padding=((padding, padding), (padding, padding)),
         use_bias=use_bias,
         kernel_init=he_normal,
+        dtype=dtype,
         name=name,
     )
 
 
-def batch_norm(train: bool, *, name: str) -> nn.BatchNorm:
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
+def batch_norm(train: bool, dtype: Any, *, name: str) -> nn.BatchNorm:
+    """Means and deviations are float32 whatever the type of the outputs is."""
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
 
 
 def average_pool(x: Float[Array, "*B H W C"]) -> Float[Array, "*B h w C"]:

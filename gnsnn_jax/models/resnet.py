@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
 from gnsnn_jax.models.layers import QCFS, batch_norm, check_images, check_inputs, conv
@@ -18,17 +20,18 @@ class BasicBlock(nn.Module):
     width: int
     stride: int
     activation: Callable[..., nn.Module]
+    dtype: Any
 
     convolutions = 2
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B h w K"]:
-        y = conv(self.width, 3, self.stride, name="conv1")(x)
-        y = batch_norm(train, name="norm1")(y)
+        y = conv(self.width, 3, self.stride, self.dtype, name="conv1")(x)
+        y = batch_norm(train, self.dtype, name="norm1")(y)
         y = self.activation(name="act1")(y)
-        y = conv(self.width, 3, name="conv2")(y)
-        y = batch_norm(train, name="norm2")(y)
-        return self.activation(name="act2")(_shortcut(x, y, self.stride, train) + y)
+        y = conv(self.width, 3, 1, self.dtype, name="conv2")(y)
+        y = batch_norm(train, self.dtype, name="norm2")(y)
+        return self.activation(name="act2")(_shortcut(x, y, self.stride, train, self.dtype) + y)
 
 
 class Bottleneck(nn.Module):
@@ -37,28 +40,29 @@ class Bottleneck(nn.Module):
     width: int
     stride: int
     activation: Callable[..., nn.Module]
+    dtype: Any
 
     convolutions = 3
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B h w K"]:
-        y = conv(self.width, 1, name="conv1")(x)
-        y = batch_norm(train, name="norm1")(y)
+        y = conv(self.width, 1, 1, self.dtype, name="conv1")(x)
+        y = batch_norm(train, self.dtype, name="norm1")(y)
         y = self.activation(name="act1")(y)
-        y = conv(self.width, 3, self.stride, name="conv2")(y)
-        y = batch_norm(train, name="norm2")(y)
+        y = conv(self.width, 3, self.stride, self.dtype, name="conv2")(y)
+        y = batch_norm(train, self.dtype, name="norm2")(y)
         y = self.activation(name="act2")(y)
-        y = conv(4 * self.width, 1, name="conv3")(y)
-        y = batch_norm(train, name="norm3")(y)
-        return self.activation(name="act3")(_shortcut(x, y, self.stride, train) + y)
+        y = conv(4 * self.width, 1, 1, self.dtype, name="conv3")(y)
+        y = batch_norm(train, self.dtype, name="norm3")(y)
+        return self.activation(name="act3")(_shortcut(x, y, self.stride, train, self.dtype) + y)
 
 
-def _shortcut(x: Array, y: Array, stride: int, train: bool) -> Array:
+def _shortcut(x: Array, y: Array, stride: int, train: bool, dtype: Any) -> Array:
     """x in the shape of y: itself where it has that shape, else projected within the calling block."""
     if x.shape == y.shape:
         return x
-    x = conv(y.shape[-1], 1, stride, name="shortcut_conv")(x)
-    return batch_norm(train, name="shortcut_norm")(x)
+    x = conv(y.shape[-1], 1, stride, dtype, name="shortcut_conv")(x)
+    return batch_norm(train, dtype, name="shortcut_norm")(x)
 
 
 class ResNet(nn.Module):
@@ -70,20 +74,21 @@ class ResNet(nn.Module):
     blocks: tuple[int, ...]
     widths: tuple[int, ...]
     block: Callable[..., nn.Module] = BasicBlock
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B K"]:
         check_images("a residual network", x, self._smallest_side)
         check_inputs(self, "conv1", x, "channels")
         activation = partial(QCFS, self.levels, self.threshold)
-        x = conv(self.widths[0], 3, name="conv1")(x)
-        x = batch_norm(train, name="norm1")(x)
+        x = conv(self.widths[0], 3, 1, self.dtype, name="conv1")(x)
+        x = batch_norm(train, self.dtype, name="norm1")(x)
         x = activation(name="act1")(x)
         for stage, (blocks, width) in enumerate(zip(self.blocks, self.widths, strict=True), start=1):
             for index in range(blocks):
                 stride = 2 if stage > 1 and index == 0 else 1
-                x = self.block(width, stride, activation, name=f"stage{stage}_block{index}")(x, train)
-        return nn.Dense(self.num_classes, name="head")(x.mean((-3, -2)))
+                x = self.block(width, stride, activation, self.dtype, name=f"stage{stage}_block{index}")(x, train)
+        return nn.Dense(self.num_classes, name="head")(x.mean((-3, -2)).astype(jnp.float32))
 
     @property
     def _smallest_side(self) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
 from gnsnn_jax.errors import InputError
@@ -21,12 +23,13 @@ class Stage(nn.Module):
     width: int
     dropout_rate: float
     activation: Callable[..., nn.Module]
+    dtype: Any
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B h w K"]:
         for index in range(1, self.convolutions + 1):
-            x = conv(self.width, 3, name=f"conv{index}", use_bias=True)(x)
-            x = batch_norm(train, name=f"norm{index}")(x)
+            x = conv(self.width, 3, 1, self.dtype, name=f"conv{index}", use_bias=True)(x)
+            x = batch_norm(train, self.dtype, name=f"norm{index}")(x)
             x = self.activation(name=f"act{index}")(x)
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return average_pool(x)
@@ -45,6 +48,7 @@ class VGG(nn.Module):
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)
     hidden: int = 4096
     dropout_rate: float = 0.0
+    dtype: Any = jnp.float32
 
     def __post_init__(self):
         if not 0 <= self.dropout_rate < 1:
@@ -57,14 +61,15 @@ class VGG(nn.Module):
         check_inputs(self, "stage1/conv1", x, "channels")
         activation = partial(QCFS, self.levels, self.threshold)
         for stage, (convolutions, width) in enumerate(zip(self.convolutions, self.widths, strict=True), start=1):
-            x = Stage(convolutions, width, self.dropout_rate, activation, name=f"stage{stage}")(x, train)
+            x = Stage(convolutions, width, self.dropout_rate, activation, self.dtype, name=f"stage{stage}")(x, train)
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         check_inputs(self, "dense1", x, "inputs in the first linear layer")
         for index in (1, 2):
-            x = nn.Dense(self.hidden, kernel_init=nn.initializers.he_normal(), name=f"dense{index}")(x)
+            dense = partial(nn.Dense, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
+            x = dense(self.hidden, name=f"dense{index}")(x)
             x = activation(name=f"act{index}")(x)
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, name="head")(x)
+        return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))
 
     @property
     def _smallest_side(self) -> int:
