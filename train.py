@@ -5,12 +5,15 @@ import time
 from argparse import SUPPRESS
 from pathlib import Path
 
+from gnsnn_jax.analysis.plots import plot_curves
 from gnsnn_jax.command_line import Parser, console, directory, run_script
 from gnsnn_jax.training.config import load_config, settings
 from gnsnn_jax.training.data import load_dataset
+from gnsnn_jax.training.devices import add_process_options, in_first, start_processes
 from gnsnn_jax.training.experiment import run_experiment
 from gnsnn_jax.training.loop import check_experiment
-from gnsnn_jax.training.runs import create_run, default_workdir
+from gnsnn_jax.training.records import read_metrics
+from gnsnn_jax.training.runs import CURVES, choose_run
 
 DIGITS = Path(__file__).parent / "configs" / "digits.toml"
 
@@ -20,7 +23,10 @@ def parse(arguments: list[str] | None = None):
     parser = Parser(prog="train.py", description=__doc__)
     parser.add_argument("config", nargs="?", type=Path, default=DIGITS, help="TOML file (configs/digits.toml)")
     parser.add_argument("--workdir", type=directory, help="run directory (runs/NAME-DATE-TIME)")
-    parser.add_argument("--overwrite", action="store_true", help="set the run that the directory holds aside")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--overwrite", action="store_true", help="set the run that the directory holds aside")
+    start.add_argument("--resume", action="store_true", help="go on with the run that the directory holds, if any")
+    add_process_options(parser)
     group = parser.add_argument_group("settings, in place of the configuration's")
     for name, kind, text in settings():
         help = f"{text.replace('%', '%%')} ({getattr(kind, '__name__', kind)})"
@@ -32,12 +38,13 @@ def parse(arguments: list[str] | None = None):
 def main() -> None:
     started = time.perf_counter()
     command, overrides = parse()
+    start_processes(command.coordinator, command.processes, command.process_id)
     config = load_config(command.config, overrides)
     dataset = load_dataset(config.data, config.training.seed)
-    workdir = command.workdir or default_workdir(command.config)
     check_experiment(config, dataset)
-    create_run(workdir, config, command.overwrite)
+    workdir = choose_run(command, config)
     summary = run_experiment(workdir, config, dataset, started)
+    in_first(lambda: plot_curves(read_metrics(workdir), workdir / CURVES))
     console.print(
         f"best epoch {summary['best_epoch']}: validation {100 * summary['validation_accuracy']:.2f} %, "
         f"test {100 * summary['test_accuracy']:.2f} % of {summary['test_samples']} samples, "

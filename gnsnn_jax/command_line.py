@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +17,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gnsnn_jax.errors import InputError, at_least_one, nearest
 
 console = Console()
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Interrupted(Exception):
+    """A script that was asked to stop by a signal, and has put all in order; `status` is its exit status."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.status = 128 + signal_number
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,16 +87,20 @@ def separated(values: Sequence[str]) -> list[str]:
 
 
 def run_script(name: str, main: Callable[[], None]) -> int:
-    """Runs a script; what the user can mend becomes one sentence and status 2."""
+    """Runs a script; what the user can mend becomes one sentence and status 2, a signal 128 and its number."""
     try:
         main()
     except InputError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f"{name}: {stop}", file=sys.stderr)
+        return stop.status
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in NO_ROOM:
             raise
-        print(f"{name}: error: {error.strerror}: {error.filename}", file=sys.stderr)
+        place = f": {error.filename}" if error.filename else ""
+        print(f"{name}: error: {error.strerror}{place}", file=sys.stderr)
         return 2
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -101,12 +116,20 @@ def run_script(name: str, main: Callable[[], None]) -> int:
     return 0
 
 
+def resume_command(workdir: Path) -> str:
+    """The command line of this process, as it goes on with the run in a directory."""
+    arguments = [argument for argument in sys.argv if argument not in ("--overwrite", "--resume")]
+    named = any(argument.split("=")[0] == "--workdir" for argument in arguments)
+    return shlex.join(["python", *arguments, *([] if named else ["--workdir", str(workdir)]), "--resume"])
+
+
 def progress_bar() -> Progress:
+    """Fits 80 columns with a note of 45."""
     columns = [
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=8),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}"),
     ]
     return Progress(*columns, console=console)

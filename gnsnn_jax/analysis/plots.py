@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
 # Okabe and Ito 2008.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -16,8 +18,7 @@ MARKERS = "osD^vPX"
 
 def plot_accuracy(report: dict[str, Any], path: Path) -> None:
     """Accuracy against time-steps, one line a method, the ANN as a dashed line."""
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(6.4, 4.0)
     axes = figure.add_subplot()
     axes.axhline(100 * report["ann_accuracy"], color="0.3", linestyle="--", linewidth=1.2, label="ANN", zorder=1)
     for index, method in enumerate(report["methods"]):
@@ -44,7 +45,40 @@ def plot_accuracy(report: dict[str, Any], path: Path) -> None:
     axes.set_xlabel("time-steps T")
     axes.set_ylabel("test accuracy")
     axes.set_title(f"{report['model']}, L = {report['levels']}, on {report['dataset']}", loc="left", fontsize=11)
+    _finish(axes, "lower right")
+    figure.savefig(path, dpi=200)
+
+
+def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Loss and accuracy of the training and the validation split over the epochs, the best epoch marked."""
+    epochs = [line["epoch"] for line in metrics]
+    best = max(metrics, key=lambda line: (line["validation_accuracy"], -line["validation_loss"]))
+    figure = _figure(9.6, 3.8)
+    for axes, quantity, scale in zip(figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), strict=True):
+        for split, colour, style in (("train", COLOURS[0], "-"), ("validation", COLOURS[1], "--")):
+            values = [scale * line[f"{split}_{quantity}"] for line in metrics]
+            axes.plot(epochs, values, style, color=colour, linewidth=1.4, label=split)
+        axes.axvline(best["epoch"], color="0.3", linestyle=":", linewidth=1.2, label=f"best epoch, {best['epoch']}")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylabel(quantity)
+    losses, accuracies = figure.axes
+    losses.set_yscale("log")
+    losses.set_ylabel("cross-entropy, nats")
+    accuracies.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    _finish(losses, "upper right")
+    _finish(accuracies, "lower right")
+    figure.savefig(path, dpi=200)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """Of a size in inches, to be saved without a display."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _finish(axes: Axes, legend: str) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=True, framealpha=0.9)
-    figure.savefig(path, dpi=200)
+    axes.legend(loc=legend, frameon=True, framealpha=0.9)

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import tomli_w
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -58,18 +58,34 @@ class Model:
 
 @dataclass(frozen=True, config=_STRICT)
 class Optimizer:
-    learning_rate: Annotated[float, setting("of SGD at the start; a cosine takes it to 0", gt=0)] = 0.1
+    learning_rate: Annotated[float, setting("of SGD at its highest; a cosine takes it to 0", gt=0)] = 0.1
+    warmup_epochs: Annotated[float, setting("in which the learning rate rises from 0 in a line; 0: none", ge=0)] = 0.0
     momentum: Annotated[float, setting("of SGD", ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, setting("added to the gradient before the momentum, thresholds included", ge=0)] = (
         5e-4
     )
+    gradient_norm: Annotated[float, setting("longer gradients are cut to this length; 0: none are", ge=0)] = 0.0
+    label_smoothing: Annotated[float, setting("share of the label that all classes get alike", ge=0, lt=1)] = 0.0
+    micro_batches: Annotated[
+        int, setting("parts of a batch computed one after another, to save memory", ge=1, le=LARGEST_COUNT)
+    ] = 1
+    average_decay: Annotated[
+        float, setting("of a moving average of the weights, which is then what is tested and kept; 0: none", ge=0, lt=1)
+    ] = 0.0
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Training:
     epochs: Annotated[int, setting("passes over the training split", ge=1, le=LARGEST_COUNT)] = 30
-    batch_size: Annotated[int, setting("samples per step", ge=1)] = 64
+    batch_size: Annotated[int, setting("samples per step, over all devices", ge=1)] = 64
     seed: Annotated[int, setting("of the split, the weights, the order and the augmentation", ge=0, lt=2**32)] = 0
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        setting("float32 or bfloat16, in which training computes; parameters and statistics are float32 always"),
+    ] = "float32"
+    save_seconds: Annotated[float, setting("at most this long between two saves of the state to resume from", ge=0)] = (
+        60.0
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -116,6 +132,21 @@ def save_config(config: Config, path: Path) -> None:
     path.write_text(tomli_w.dumps(asdict(config)), encoding="utf-8")
 
 
+# Settings that may change between the parts of a run that was resumed: they change no number of it.
+MAY_CHANGE = ("data.directory", "data.workers", "training.save_seconds")
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """The settings in which two configurations differ, but those that change no result."""
+    found = []
+    for name, *_ in settings():
+        section, key = name.split(".")
+        values = [getattr(getattr(config, section), key) for config in (one, other)]
+        if values[0] != values[1] and name not in MAY_CHANGE:
+            found.append(f"{name} = {values[0]} instead of {values[1]}")
+    return found
+
+
 def settings(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, type, str]]:
     """Dotted name, type and help text of every setting."""
     hints = get_type_hints(kind, include_extras=True)
@@ -124,7 +155,8 @@ def settings(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, type,
         if is_dataclass(hint):
             yield from settings(hint, f"{prefix}{item.name}.")
         else:
-            yield prefix + item.name, hint.__origin__, hint.__metadata__[0].description
+            kind = str if get_origin(hint.__origin__) is Literal else hint.__origin__
+            yield prefix + item.name, kind, hint.__metadata__[0].description
 
 
 def _parse(text: str) -> Any:

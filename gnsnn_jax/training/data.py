@@ -15,9 +15,26 @@ from gnsnn_jax.errors import InputError, nearest
 from gnsnn_jax.training.config import Data
 
 
+class Batch(NamedTuple):
+    images: Shaped[np.ndarray, "B H W C"]
+    labels: Int[np.ndarray, " B"]
+
+
 class Split(NamedTuple):
     images: Shaped[np.ndarray, "N H W C"]
     labels: Int[np.ndarray, " N"]
+
+    @property
+    def count(self):
+        return len(self.labels)
+
+    def read(self, order, steps):
+        for step in steps:
+            i = order(step)
+            images, labels = self.images[i], self.labels[i]
+            labels = np.where(i < 0, -1, labels)
+            images[i < 0] = 0
+            yield Batch(images, labels)
 
 
 class Statistics(NamedTuple):

@@ -9,10 +9,11 @@ from typing import Any
 from gnsnn_jax.command_line import directory
 from gnsnn_jax.errors import InputError
 from gnsnn_jax.interop.weights import load_weights
+from gnsnn_jax.training import checkpoints
 from gnsnn_jax.training.config import Config, decode
 from gnsnn_jax.training.data import load_dataset
 from gnsnn_jax.training.network import network_of
-from gnsnn_jax.training.runs import Run, check_workdir, create_run, default_workdir, save_best
+from gnsnn_jax.training.runs import CHECKPOINTS, Run, check_workdir, create_run, default_workdir
 
 
 def add_import_options(group: Any) -> None:
@@ -66,7 +67,7 @@ def import_run(command: Namespace) -> Run:
 def keep_import(run: Run, command: Namespace) -> None:
     """Makes the run directory, with the configuration and the weights as its checkpoint."""
     create_run(run.directory, run.config, command.overwrite)
-    save_best(run.directory, 0, run.variables, {"weights": str(command.weights)})
+    checkpoints.save(run.directory / CHECKPOINTS / "0", run.variables, {"weights": str(command.weights)})
 
 
 def refuse_import_options(command: Namespace) -> None:

@@ -1,8 +1,9 @@
-"""The training loop: SGD on the cross-entropy, the best epoch kept by its validation accuracy."""
+"""The training loop: SGD on the cross-entropy, one pure function of the state for each step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,104 +13,130 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gnsnn_jax._types import Array, Float, Int
+from gnsnn_jax._types import Array, Bool, Float, Int, Shaped
 from gnsnn_jax.errors import InputError
+from gnsnn_jax.training import devices
 from gnsnn_jax.training.augmentation import augment
-from gnsnn_jax.training.config import Config
-from gnsnn_jax.training.data import Dataset, Split, Statistics, normalise
+from gnsnn_jax.training.config import Config, Data
+from gnsnn_jax.training.data import Batch, Dataset, Split, Statistics, normalise
 from gnsnn_jax.training.network import network_of
+from gnsnn_jax.training.order import PADDING, FixedOrder, Share, ShuffledOrder
+from gnsnn_jax.training.streaming import Stream
 
 SMALLEST_THRESHOLD = 1e-3  # thresholds are kept at least this far from 0
 
 
-class State(NamedTuple):
-    step: Array
-    params: Any
-    batch_stats: Any
-    optimizer: Any
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        return {"params": self.params, "batch_stats": self.batch_stats}
-
-
 class Metrics(NamedTuple):
-    """Sums over samples, so that epochs of uneven batches add up."""
+    """Sums over samples, so that uneven batches add up."""
 
-    loss: Array
-    correct: Array
-    count: Array
+    loss: Float[Array, ""]
+    correct: Float[Array, ""]
+    count: Float[Array, ""]
 
     def __add__(self, other: Metrics) -> Metrics:
         return Metrics(*map(jnp.add, self, other))
 
     def mean(self) -> tuple[float, float]:
         """Loss and accuracy."""
-        return float(self.loss / self.count), float(self.correct / self.count)
+        loss, correct, count = map(float, self)
+        return loss / count, correct / count
 
 
-class Epoch(NamedTuple):
-    number: int
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    learning_rate: float
-    variables: Any
+class State(NamedTuple):
+    """All that training goes on from. The position in the data is a function of `step`."""
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    optimizer: Any
+    average: Any  # of the variables; empty where none is asked for
+    key: Shaped[Array, " 2"]
+    metrics: Metrics  # of the epoch so far
+    is_finite: Bool[Array, ""]  # once it is not, nothing changes any more
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The variables that are tested and kept: the average, where there is one."""
+        return self.average or self.variables
 
 
-def train(config: Config, dataset: Dataset, on_step: Callable[[], None] = lambda: None) -> Iterator[Epoch]:
-    """Trains a network and yields after each epoch; `on_step` is called after each step.
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What configuration and data decide before the first step."""
 
-    All randomness follows from `config.training.seed`. Raises InputError for a batch larger than
-    the training split and when the loss is no number.
-    """
-    settings, network = config.training, network_of(config.model, dataset.num_classes)
-    per_epoch = steps_per_epoch(config, dataset)
-    cosine = optax.cosine_decay_schedule(config.optimizer.learning_rate, per_epoch * settings.epochs)
-    schedule = lambda step: cosine(jnp.asarray(step, jnp.float32))
-    optimizer = make_optimizer(config, schedule)
-    key = jax.random.key(settings.seed)
-    state = initial_state(network, optimizer, dataset, key)
-    step = jax.jit(partial(train_step, network, optimizer, config, dataset.statistics), donate_argnums=0)
-    images, labels = map(jnp.asarray, dataset.train)
-    for epoch in range(1, settings.epochs + 1):
-        metrics = no_metrics()
-        for indices in batches_of_epoch(len(labels), settings.batch_size, settings.seed, epoch):
-            state, found = step(state, images, labels, indices, key)
-            metrics = metrics + found
-            on_step()
-        loss, accuracy = metrics.mean()
-        if not np.isfinite(loss):
-            raise InputError(f"the loss is {loss} in epoch {epoch}; lower optimizer.learning_rate or model.threshold")
-        validation = evaluate(network, state.variables, dataset.validation, dataset.statistics)
-        rate = float(schedule(int(state.step)))
-        yield Epoch(epoch, loss, accuracy, *validation, rate, state.variables)
+    config: Config
+    network: nn.Module
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    order: ShuffledOrder
+    statistics: Statistics
+    image_shape: tuple[int, ...]
+    augmentation: Data
+
+    @property
+    def steps(self) -> int:
+        return self.order.steps_per_epoch * self.config.training.epochs
 
 
-def steps_per_epoch(config: Config, dataset: Dataset) -> int:
-    steps = len(dataset.train.labels) // config.training.batch_size
-    if steps < 1:
+def make_plan(config: Config, dataset: Dataset) -> Plan:
+    """Raises InputError for settings that do not fit each other, the data or the devices."""
+    order = _order_of(config, dataset)
+    schedule = make_schedule(config, order.steps_per_epoch)
+    is_stream = isinstance(dataset.train, Stream)  # which crops the images as it reads them
+    return Plan(
+        config,
+        network_of(config.model, dataset.num_classes, config.training.precision),
+        make_optimizer(config, schedule),
+        schedule,
+        order,
+        dataset.statistics,
+        dataset.image_shape,
+        replace(config.data, resized_crop=config.data.resized_crop and not is_stream),
+    )
+
+
+def _order_of(config: Config, dataset: Dataset) -> ShuffledOrder:
+    size, parts, count = config.training.batch_size, config.optimizer.micro_batches, dataset.train.count
+    if size > count:
         raise InputError(
-            f"training.batch_size = {config.training.batch_size} is more than the {len(dataset.train.labels)} training "
-            f"samples of {dataset.name}; choose a smaller one"
+            f"training.batch_size = {size} is more than the {count} training samples of {dataset.name}; "
+            "choose a smaller one"
         )
-    return steps
+    if size % (parts * jax.device_count()):
+        raise InputError(
+            f"training.batch_size = {size} cannot be shared evenly by {jax.device_count()} devices in {parts} "
+            f"micro-batches; choose a multiple of {parts * jax.device_count()}"
+        )
+    return ShuffledOrder(count, size, config.training.seed, parts, share_of_process())
 
 
-def check_experiment(config: Config, dataset: Dataset) -> None:
-    """Raises what `train` would raise at its start, before anything is written."""
-    steps_per_epoch(config, dataset)
-    key = jax.random.key(0)
-    raw = jax.ShapeDtypeStruct((1, *dataset.image_shape), dataset.train.images.dtype)
-    example = jax.eval_shape(lambda images: augment(images, dataset.statistics, key, config.data), raw)
-    jax.eval_shape(network_of(config.model, dataset.num_classes).init, key, example)
+def share_of_process() -> Share:
+    return Share(jax.process_index(), jax.process_count())
+
+
+def make_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
+    """A line up to the learning rate during the warm-up, then a cosine down to 0 in the last step."""
+    settings, epochs = config.optimizer, config.training.epochs
+    if settings.warmup_epochs >= epochs:
+        raise InputError(
+            f"optimizer.warmup_epochs = {settings.warmup_epochs} must be less than training.epochs = {epochs}"
+        )
+    warmup = round(settings.warmup_epochs * steps_per_epoch)
+    cosine = optax.cosine_decay_schedule(settings.learning_rate, epochs * steps_per_epoch - warmup)
+    rise = optax.linear_schedule(0.0, settings.learning_rate, warmup)
+    schedule = optax.join_schedules([rise, cosine], [warmup]) if warmup else cosine
+    return lambda step: schedule(jnp.asarray(step, jnp.float32))
 
 
 def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
     """SGD with momentum, the decay added to the gradient before it, thresholds kept positive."""
     settings = config.optimizer
     return optax.chain(
+        optax.clip_by_global_norm(settings.gradient_norm) if settings.gradient_norm else optax.identity(),
         optax.add_decayed_weights(settings.weight_decay),
         optax.sgd(schedule, momentum=settings.momentum),
         keep_thresholds_positive(SMALLEST_THRESHOLD),
@@ -127,60 +154,140 @@ def keep_thresholds_positive(smallest: float) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
-def initial_state(network: nn.Module, optimizer, dataset: Dataset, key: Array) -> State:
-    example = jnp.zeros((1, *dataset.image_shape), jnp.float32)
-    variables = jax.jit(network.init)(key, example)
+def initial_state(plan: Plan) -> State:
+    key = jax.random.key(plan.config.training.seed)
+    variables = jax.jit(plan.network.init)(key, jnp.zeros((1, *plan.image_shape), jnp.float32))
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    return State(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+    has_average = plan.config.optimizer.average_decay > 0
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        optimizer=plan.optimizer.init(params),
+        average=jax.tree.map(jnp.array, {"params": params, "batch_stats": batch_stats}) if has_average else {},
+        key=jax.random.key_data(key),
+        metrics=no_metrics(),
+        is_finite=jnp.asarray(True),
+    )
 
 
-def batches_of_epoch(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """Full batches of indices in an order that depends on seed and epoch alone."""
-    order = np.random.default_rng((seed, epoch)).permutation(count)
-    for start in range(0, count - batch_size + 1, batch_size):
-        yield order[start : start + batch_size]
+def train(plan: Plan, dataset: Dataset, state: State) -> Iterator[State]:
+    """Yields the state after each of the remaining steps; the one before is used up.
+
+    All randomness follows from `config.training.seed`, whatever step the state is at.
+    """
+    numbers = range(int(state.step), plan.steps)
+    if isinstance(dataset.train, Stream):
+        held, batches = (), dataset.train.read(plan.order, numbers)
+    else:
+        held, batches = devices.replicate(tuple(dataset.train)), ((plan.order(number),) for number in numbers)
+    step = jax.jit(partial(_take_step, plan), donate_argnums=0, out_shardings=devices.on_all())
+    state = devices.replicate(state)
+    for batch in batches:
+        state = step(state, held, _in_micro_batches(plan, batch))
+        yield state
 
 
-def train_step(
-    network: nn.Module,
-    optimizer: optax.GradientTransformation,
-    config: Config,
-    statistics: Statistics,
-    state: State,
-    images: Array,
-    labels: Array,
-    indices: Int[Array, " B"],
-    key: Array,
-) -> tuple[State, Metrics]:
-    """One update on the samples at `indices`."""
-    augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-    batch = augment(images[indices], statistics, augment_key, config.data)
+def _in_micro_batches(plan: Plan, batch: tuple[np.ndarray, ...]) -> tuple[Array, ...]:
+    """This process's samples of a step as arrays [micro-batches, samples of all devices, ...]."""
+    parts = plan.config.optimizer.micro_batches
+    return tuple(devices.distribute(x.reshape(parts, len(x) // parts, *x.shape[1:]), axis=1) for x in batch)
+
+
+def _take_step(plan: Plan, state: State, held: tuple[Array, ...], batch: tuple[Array, ...]) -> State:
+    """One step on a batch of images and labels, or of indices into those that the devices hold."""
+    images, labels = (array[batch[0]] for array in held) if held else batch
+    return train_step(plan, state, images, labels)
+
+
+def train_step(plan: Plan, state: State, images: Shaped[Array, "k b H W C"], labels: Int[Array, "k b"]) -> State:
+    """One update with the mean gradient of k micro-batches, unless it or the loss is no number."""
+    gradient, batch_stats, found = _gradient(plan, state, images, labels)
+    updates, optimizer = plan.optimizer.update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    is_new_epoch = state.step % plan.order.steps_per_epoch == 0
+    after = State(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        optimizer=optimizer,
+        average=_moved(plan, state, {"params": params, "batch_stats": batch_stats}),
+        key=state.key,
+        metrics=jax.tree.map(lambda old, new: jnp.where(is_new_epoch, 0, old) + new, state.metrics, found),
+        is_finite=state.is_finite,
+    )
+    is_finite = state.is_finite & jnp.isfinite(found.loss) & jnp.isfinite(optax.global_norm(gradient))
+    kept = jax.tree.map(lambda old, new: jnp.where(is_finite, new, old), state, after)
+    return kept._replace(is_finite=is_finite)
+
+
+def _gradient(plan: Plan, state: State, images: Array, labels: Array) -> tuple[Any, Any, Metrics]:
+    """The mean gradient over all samples, the batch statistics after them, and the metrics."""
+    parts = len(images)
+    key = jax.random.wrap_key_data(state.key)
+
+    def add_part(sums, part):
+        (gradient, batch_stats, metrics), (index, images, labels) = sums, part
+        part_key = jax.random.fold_in(key, parts * state.step + index)
+        found, batch_stats, of_part = _part_gradient(plan, state.params, batch_stats, images, labels, part_key)
+        return (jax.tree.map(jnp.add, gradient, found), batch_stats, metrics + of_part), None
+
+    sums = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, no_metrics())
+    if parts == 1:
+        sums, _ = add_part(sums, (0, images[0], labels[0]))
+    else:
+        sums, _ = jax.lax.scan(add_part, sums, (jnp.arange(parts), images, labels))
+    gradient, batch_stats, metrics = sums
+    return jax.tree.map(lambda total: total / parts, gradient), batch_stats, metrics
+
+
+def _part_gradient(plan: Plan, params: Any, batch_stats: Any, images: Array, labels: Array, key: Array):
+    augment_key, dropout_key = jax.random.split(key)
+    batch = augment(images, plan.statistics, augment_key, plan.augmentation)
 
     def loss_of(params):
-        logits, updated = network.apply(
-            state.variables | {"params": params},
+        logits, updated = plan.network.apply(
+            {"params": params, "batch_stats": batch_stats},
             batch,
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
-        metrics = count_metrics(logits, labels[indices])
-        return metrics.loss / metrics.count, (metrics, updated.get("batch_stats", {}))
+        loss = smoothed_loss(logits, labels, plan.config.optimizer.label_smoothing).mean()
+        return loss, (updated.get("batch_stats", {}), count_metrics(logits, labels))
 
-    (_, (metrics, batch_stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return State(state.step + 1, params, batch_stats, optimizer_state), metrics
+    (_, (updated, metrics)), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+    return gradient, updated, metrics
+
+
+def _moved(plan: Plan, state: State, variables: Any) -> Any:
+    """The moving average a <- d a + (1 - d) w; d is (1 + t)/(10 + t) in the first steps, to forget the start."""
+    if not state.average:
+        return state.average
+    time = state.step.astype(jnp.float32)
+    decay = jnp.minimum(plan.config.optimizer.average_decay, (1 + time) / (10 + time))
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.average, variables)
+
+
+def smoothed_loss(logits: Float[Array, "B K"], labels: Int[Array, " B"], smoothing: float) -> Float[Array, " B"]:
+    """Cross-entropy with labels of which every class gets the share `smoothing` / K."""
+    hard = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if not smoothing:
+        return hard
+    even = -jax.nn.log_softmax(logits).mean(-1)
+    return (1 - smoothing) * hard + smoothing * even
 
 
 def no_metrics() -> Metrics:
-    return Metrics(*jnp.zeros(3, jnp.float32))
+    return Metrics(*(jnp.zeros((), jnp.float32) for _ in Metrics._fields))
 
 
 def count_metrics(logits: Float[Array, "B K"], labels: Int[Array, " B"]) -> Metrics:
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    correct = jnp.sum(jnp.argmax(logits, -1) == labels)
-    return Metrics(losses.sum(), correct.astype(jnp.float32), jnp.asarray(len(labels), jnp.float32))
+    """Of the samples whose label is not that of padding."""
+    counts = labels != PADDING
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    correct = jnp.argmax(logits, -1) == labels
+    return Metrics(*(jnp.where(counts, x, 0).sum(dtype=jnp.float32) for x in (losses, correct, counts)))
 
 
 @partial(jax.jit, static_argnames=("network", "statistics"))
@@ -189,11 +296,28 @@ def _evaluate_batch(network: nn.Module, statistics: Statistics, variables, image
 
 
 def evaluate(
-    network: nn.Module, variables: Any, split: Split, statistics: Statistics, batch_size: int = 256
+    network: nn.Module, variables: Any, split: Split | Stream, statistics: Statistics, batch_size: int = 256
 ) -> tuple[float, float]:
     """Loss and accuracy on a split, each sample counted once."""
     metrics = no_metrics()
-    for start in range(0, len(split.labels), batch_size):
-        part = slice(start, start + batch_size)
-        metrics += _evaluate_batch(network, statistics, variables, split.images[part], split.labels[part])
+    for batch in read_in_order(split, batch_size):
+        images, labels = map(devices.distribute, batch)
+        metrics += _evaluate_batch(network, statistics, variables, images, labels)
     return metrics.mean()
+
+
+def read_in_order(split: Split | Stream, batch_size: int) -> Iterator[Batch]:
+    """This process's part of each batch of a split, padded so that it splits evenly over the devices."""
+    order = FixedOrder(split.count, devices.next_multiple(batch_size), share_of_process())
+    return split.read(order, range(order.steps))
+
+
+def check_experiment(config: Config, dataset: Dataset) -> None:
+    """Raises what training would raise at its start, before anything is written."""
+    plan = make_plan(config, dataset)
+    state = jax.eval_shape(lambda: initial_state(plan))
+    size = config.training.batch_size // config.optimizer.micro_batches
+    shape = (config.optimizer.micro_batches, size)
+    pixels = np.uint8 if isinstance(dataset.train, Stream) else dataset.train.images.dtype
+    images = jax.ShapeDtypeStruct((*shape, *plan.image_shape), pixels)
+    jax.eval_shape(partial(train_step, plan), state, images, jax.ShapeDtypeStruct(shape, jnp.int32))

@@ -1,10 +1,10 @@
-"""Run directories: the configuration, the best checkpoint, metrics.jsonl and summary.json of one run."""
+"""Run directories: configuration, checkpoints, metrics, summary and what conversion adds, in one place."""
 
 from __future__ import annotations
 
+import glob
 import json
-import shutil
-from collections.abc import Mapping
+from argparse import Namespace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +13,15 @@ import jax
 import numpy as np
 
 from gnsnn_jax.errors import InputError
-from gnsnn_jax.training import checkpoints
-from gnsnn_jax.training.config import Config, load_config, save_config
+from gnsnn_jax.training import checkpoints, devices
+from gnsnn_jax.training.config import Config, differences, load_config, save_config
+from gnsnn_jax.training.records import EVENTS, METRICS
 
 RUNS = Path("runs")
-CONFIG, CHECKPOINTS, METRICS, SUMMARY = "config.toml", "checkpoints", "metrics.jsonl", "summary.json"
+CONFIG, SUMMARY, CURVES = "config.toml", "summary.json", "curves.png"
+CHECKPOINTS, STATE = "checkpoints", "state"  # the best weights; all that training goes on from
 CONVERSION = ("report.json", "accuracy.png", "converted")
-_OWN = (CONFIG, CHECKPOINTS, METRICS, SUMMARY, *CONVERSION)
+_OWN = (CONFIG, CHECKPOINTS, STATE, METRICS, EVENTS, SUMMARY, CURVES, *CONVERSION)
 
 
 class Run(NamedTuple):
@@ -28,9 +30,32 @@ class Run(NamedTuple):
     variables: Any
 
 
-def default_workdir(config_path: Path) -> Path:
-    """A new directory under runs/, named after the experiment and the time."""
-    return RUNS / f"{config_path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
+def default_workdir(config_path: Path, time: float | None = None) -> Path:
+    """A new directory under runs/, named after the experiment and the time, which is now unless given."""
+    moment = datetime.now() if time is None else datetime.fromtimestamp(time)
+    return RUNS / f"{config_path.stem}-{moment:%Y%m%d-%H%M%S}"
+
+
+def unfinished_run(config_path: Path) -> Path | None:
+    """The newest run of an experiment under runs/ that has not come to its end, if there is one."""
+    found = [path.parent for path in RUNS.glob(f"{glob.escape(config_path.stem)}-*/{CONFIG}")]
+    found = [run for run in found if not (run / SUMMARY).exists()]
+    return max(found, key=lambda run: (run / CONFIG).stat().st_mtime, default=None)
+
+
+def choose_run(command: Namespace, config: Config) -> Path:
+    """The run directory of a command line of train.py: a new one, or with --resume one that goes on.
+
+    --resume without --workdir takes the newest unfinished run of the experiment, and begins one
+    where there is none. Raises InputError where a run cannot begin or go on there.
+    """
+    held = unfinished_run(command.config) if command.resume else None
+    workdir = command.workdir or held or default_workdir(command.config, devices.agreed_time())
+    resumes = command.resume and (workdir / CONFIG).is_file()
+    devices.in_first(
+        lambda: check_resumed(workdir, config) if resumes else create_run(workdir, config, command.overwrite)
+    )
+    return workdir
 
 
 def create_run(workdir: Path, config: Config, overwrite: bool) -> None:
@@ -60,21 +85,23 @@ def check_workdir(workdir: Path, overwrite: bool) -> None:
         )
 
 
-def save_best(workdir: Path, epoch: int, variables: Any, about: Mapping[str, Any]) -> None:
-    """Writes the checkpoint of a new best epoch, then removes the one before it."""
-    older = _epochs(workdir)
-    checkpoints.save(workdir / CHECKPOINTS / str(epoch), variables, {**about, "epoch": epoch})
-    for path in older:
-        shutil.rmtree(path)
-
-
-def append_metrics(workdir: Path, metrics: Mapping[str, Any]) -> None:
-    with (workdir / METRICS).open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(metrics) + "\n")
+def check_resumed(workdir: Path, config: Config) -> None:
+    """Raises InputError unless the run in a directory has these settings and can go on."""
+    started = load_config(workdir / CONFIG)
+    if changed := differences(started, config):
+        raise InputError(
+            f"the run in {workdir} was started with other settings ({'; '.join(changed)}); resume it with its own "
+            "or start a new one with another --workdir"
+        )
+    if not (workdir / STATE).is_dir() and (workdir / CHECKPOINTS).is_dir():
+        raise InputError(f"the run in {workdir} has no {STATE}/ to resume from; start a new one with another --workdir")
 
 
 def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    """Writes the whole file or, if there is no room, none."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(path)
 
 
 def newest_run(runs: Path = RUNS) -> Path:
@@ -95,11 +122,11 @@ def load_run(directory: Path) -> Run:
     if not (directory / CONFIG).is_file():
         raise InputError(f"{directory} holds no {CONFIG}, so it is no run of train.py; give one that is")
     config = load_config(directory / CONFIG)
-    found = _epochs(directory)
-    if not found:
+    best = best_checkpoint(directory)
+    if not best:
         raise InputError(f"the run {directory} has no checkpoint; train it to the end of an epoch at least")
-    variables, _ = checkpoints.load(found[-1])
-    check_numbers(variables, f"the checkpoint {found[-1]}")
+    variables, _ = checkpoints.load(best)
+    check_numbers(variables, f"the checkpoint {best}")
     return Run(directory, config, variables)
 
 
@@ -130,6 +157,11 @@ def set_aside(directory: Path, names: tuple[str, ...]) -> Path | None:
 
 def summary(config: Config, **found: Any) -> dict[str, Any]:
     return {"dataset": config.data.name, "model": config.model.name, "levels": config.model.levels, **found}
+
+
+def best_checkpoint(directory: Path) -> Path | None:
+    """That of the best epoch of a run, if one has been written."""
+    return _epochs(directory)[-1] if _epochs(directory) else None
 
 
 def _epochs(directory: Path) -> list[Path]:
