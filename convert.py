@@ -8,7 +8,8 @@ from gnsnn_jax.analysis.plots import plot_accuracy
 from gnsnn_jax.analysis.report import print_report
 from gnsnn_jax.command_line import Parser, console, count, parse_steps, run_script, separated
 from gnsnn_jax.methods import parse_methods
-from gnsnn_jax.training.data import load_dataset
+from gnsnn_jax.training.data import Dataset, load_dataset
+from gnsnn_jax.training.devices import add_process_options, in_first, start_processes
 from gnsnn_jax.training.imports import add_import_options, import_run, keep_import, refuse_import_options
 from gnsnn_jax.training.runs import CONVERSION, Run, load_run, newest_run, set_aside, write_json
 
@@ -27,19 +28,22 @@ def parse(arguments: list[str] | None = None):
     parser.add_argument("--probe-steps", type=count, help="probe steps of COS, rho (the levels L)")
     parser.add_argument("--passes", type=count, default=1, help="passes of COS (1)")
     parser.add_argument("--batch-size", type=count, default=256, help="test samples at a time (256)")
+    add_process_options(parser)
     add_import_options(parser.add_argument_group("a network from PyTorch instead of a run"))
     return parser.parse_args(arguments)
 
 
-def chosen_run(command) -> Run:
+def chosen_run(command) -> tuple[Run, Dataset]:
     refuse_import_options(command)
-    return load_run(command.run or newest_run())
+    run = load_run(command.run or newest_run())
+    return run, load_dataset(run.config.data, run.config.training.seed)
 
 
 def main() -> None:
     command = parse()
     steps = parse_steps(command.steps)
-    run = import_run(command) if command.weights else chosen_run(command)
+    start_processes(command.coordinator, command.processes, command.process_id)
+    run, dataset = import_run(command) if command.weights else chosen_run(command)
     levels = run.config.model.levels
     methods = parse_methods(
         separated(command.methods),
@@ -47,18 +51,21 @@ def main() -> None:
         probe_steps=command.probe_steps or levels,
         passes=command.passes,
     )
-    dataset = load_dataset(run.config.data, run.config.training.seed)
     report, networks = compare_methods(run, dataset, methods, steps, command.batch_size)
     if command.weights:
         keep_import(run, command)
-    if kept := set_aside(run.directory, CONVERSION):
-        console.print(f"the files of the conversion before this one are in {kept}", soft_wrap=True)
-    write_json(run.directory / "report.json", report)
-    plot_accuracy(report, run.directory / "accuracy.png")
+    in_first(lambda: keep_report(run.directory, report))
     for name, network in networks.items():
         network.save(run.directory / "converted" / name)
     print_report(report, console)
     console.print(f"report.json, accuracy.png and converted/ are in {run.directory}", soft_wrap=True)
+
+
+def keep_report(directory: Path, report: dict) -> None:
+    if kept := set_aside(directory, CONVERSION):
+        console.print(f"the files of the conversion before this one are in {kept}", soft_wrap=True)
+    write_json(directory / "report.json", report)
+    plot_accuracy(report, directory / "accuracy.png")
 
 
 if __name__ == "__main__":

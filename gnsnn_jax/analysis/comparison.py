@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,32 +20,29 @@ def compare_methods(
     run: Run, dataset: Dataset, methods: Sequence[Method], steps: Sequence[int], batch_size: int
 ) -> tuple[dict[str, Any], dict[str, ConvertedNetwork]]:
     """Returns the report and the converted networks by directory name."""
-    images, labels = dataset.test
     prepare = partial(normalise, to=dataset.statistics)
-    networks = {
-        method.name.lower(): convert(run.config.model, run.variables, dataset, method, steps[-1]) for method in methods
-    }
+    first = convert(run.config.model, run.variables, dataset, methods[0], steps[-1])
+    networks = {method.name.lower(): replace(first, method=method) for method in methods}
     results = []
     with progress_bar() as bar:
         for network in networks.values():
-            task = bar.add_task(f"{network.method.name:>8}", total=len(labels), note="test samples")
+            task = bar.add_task(f"{network.method.name:>8}", total=dataset.test.count, note="test samples")
             evaluation = evaluate_over_time(
                 network.spiking(steps[-1]),
                 network.variables,
-                images,
+                dataset.test,
                 prepare,
                 batch_size,
                 on_batch=partial(bar.advance, task),
             )
             results.append(Result(network.method, evaluation))
     # The ANN with the same folded weights, so that rounding does not count as disagreement.
-    ann = network.network().apply
     report = make_report(
         dataset=dataset.name,
         model=run.config.model.name,
         levels=run.config.model.levels,
-        labels=labels,
-        ann_predictions=predict(ann, network.variables, images, prepare, batch_size),
+        labels=results[0].evaluation.labels,
+        ann_predictions=predict(first.network().apply, first.variables, dataset.test, prepare, batch_size),
         results=results,
         steps=steps,
     )

@@ -10,20 +10,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gnsnn_jax._types import Array, Float, Int, Shaped
+from gnsnn_jax._types import Array, Float, Int
 from gnsnn_jax.analysis.accuracy import predictions_over_time
 from gnsnn_jax.conversion import SpikingFunction
+from gnsnn_jax.training import devices
+from gnsnn_jax.training.data import Split
+from gnsnn_jax.training.loop import read_in_order
+from gnsnn_jax.training.order import PADDING
+from gnsnn_jax.training.streaming import Stream
 
 
 class Evaluation(NamedTuple):
     """What every sample got, after 1..T steps."""
 
+    labels: Int[np.ndarray, " N"]
     predictions: Int[np.ndarray, "T N"]
     spikes: Float[np.ndarray, "T N"]  # unit spikes of all neurons so far
     neurons: int
 
-    def accuracy(self, labels: Int[np.ndarray, " N"], steps: int) -> float:
-        return float(np.mean(self.predictions[steps - 1] == labels))
+    def accuracy(self, steps: int) -> float:
+        return self.agreement(self.labels, steps)
+
+    def agreement(self, classes: Int[np.ndarray, " N"], steps: int) -> float:
+        """Share of the samples for which these classes are predicted."""
+        return float(np.mean(self.predictions[steps - 1] == classes))
 
     def spikes_per_neuron(self, steps: int) -> float:
         """Unit spikes that a neuron emits for one sample, on average."""
@@ -36,32 +46,45 @@ Prepare = Callable[[Array], Array]
 def evaluate_over_time(
     spiking: SpikingFunction,
     variables: Any,
-    images: Shaped[np.ndarray, "N H W C"],
+    split: Split | Stream,
     prepare: Prepare,
     batch_size: int = 256,
     on_batch: Callable[[int], None] = lambda samples: None,
 ) -> Evaluation:
-    """Runs each image once, in batches; `prepare` turns stored images into the network's inputs.
+    """Runs each sample once, in batches over all devices; `prepare` turns stored images into the network's inputs.
 
     A population that emits k units in a step counts k unit spikes. `prepare` must be hashable, so
     that one compilation serves equal settings.
     """
-    predictions, spikes = [], []
-    neurons = _count_neurons(spiking, prepare, variables, images[:1])
-    for start in range(0, len(images), batch_size):
-        part = images[start : start + batch_size]
-        found = _evaluate_batch(spiking, prepare, variables, part)
-        predictions.append(np.asarray(found[0]))
-        spikes.append(np.asarray(found[1]))
-        on_batch(len(part))
-    return Evaluation(np.concatenate(predictions, 1), np.cumsum(np.concatenate(spikes, 1), 0), neurons)
+    variables, found = devices.replicate(variables), []
+    for batch in read_in_order(split, batch_size):
+        images, labels = map(devices.distribute, batch)
+        found.append(_without_padding(*_evaluate_batch(spiking, prepare, variables, images, labels)))
+        on_batch(len(found[-1][0]))
+    labels, predictions, spikes = (np.concatenate(parts, -1) for parts in zip(*found, strict=True))
+    neurons = _count_neurons(spiking, prepare, variables, images)
+    return Evaluation(labels, predictions, np.cumsum(spikes, 0), neurons)
 
 
-def predict(ann: Callable, variables: Any, images: np.ndarray, prepare: Prepare, batch_size: int = 256) -> np.ndarray:
+def predict(
+    ann: Callable, variables: Any, split: Split | Stream, prepare: Prepare, batch_size: int = 256
+) -> Int[np.ndarray, " N"]:
     """The classes that the network itself predicts."""
-    classes = jax.jit(lambda variables, part: jnp.argmax(ann(variables, prepare(part)), -1))
-    starts = range(0, len(images), batch_size)
-    return np.concatenate([classes(variables, images[start : start + batch_size]) for start in starts])
+
+    @jax.jit
+    def classes(variables, images, labels):
+        return jax.lax.with_sharding_constraint((labels, jnp.argmax(ann(variables, prepare(images)), -1)), on_all)
+
+    on_all, variables, found = devices.on_all(), devices.replicate(variables), []
+    for batch in read_in_order(split, batch_size):
+        found.append(_without_padding(*classes(variables, *map(devices.distribute, batch)))[1])
+    return np.concatenate(found)
+
+
+def _without_padding(labels: Array, *values: Array) -> list[np.ndarray]:
+    """Labels [B] and values [..., B] of the samples that are none."""
+    kept = np.asarray(labels) != PADDING
+    return [np.asarray(value)[..., kept] for value in (labels, *values)]
 
 
 def _unit_spikes(members: int, spikes: Array, threshold: Array) -> tuple[Array]:
@@ -71,10 +94,12 @@ def _unit_spikes(members: int, spikes: Array, threshold: Array) -> tuple[Array]:
 
 
 @partial(jax.jit, static_argnames=("spiking", "prepare"))
-def _evaluate_batch(spiking: SpikingFunction, prepare: Prepare, variables: Any, images: Array):
+def _evaluate_batch(spiking: SpikingFunction, prepare: Prepare, variables: Any, images: Array, labels: Array):
+    """Labels [B], and predictions and unit spikes [T, B], on every device."""
     observe = partial(_unit_spikes, spiking.neuron.members)
     outputs, counts = spiking.observed(observe)(variables, prepare(images))
-    return predictions_over_time(outputs), sum(counts)
+    found = labels, predictions_over_time(outputs), sum(counts)
+    return jax.lax.with_sharding_constraint(found, devices.on_all())
 
 
 def _count_neurons(spiking: SpikingFunction, prepare: Prepare, variables: Any, images: Array) -> int:

@@ -35,11 +35,11 @@ def make_report(
         "levels": levels,
         "ann_accuracy": float(np.mean(ann_predictions == labels)),
         "samples": len(labels),
-        "methods": [_method_report(result, labels, ann_predictions, steps) for result in results],
+        "methods": [_method_report(result, ann_predictions, steps) for result in results],
     }
 
 
-def _method_report(result: Result, labels: np.ndarray, ann_predictions: np.ndarray, steps: Sequence[int]):
+def _method_report(result: Result, ann_predictions: np.ndarray, steps: Sequence[int]):
     method, evaluation = result
     over_steps = lambda measure: {str(t): measure(t) for t in steps}
     return {
@@ -47,8 +47,8 @@ def _method_report(result: Result, labels: np.ndarray, ann_predictions: np.ndarr
         "neuron": method.neuron,
         "members": method.members,
         "probe_steps": method.probe_steps,
-        "accuracy": over_steps(lambda t: evaluation.accuracy(labels, t)),
-        "agreement": over_steps(lambda t: evaluation.accuracy(ann_predictions, t)),
+        "accuracy": over_steps(evaluation.accuracy),
+        "agreement": over_steps(lambda t: evaluation.agreement(ann_predictions, t)),
         "latency_steps": over_steps(method.latency),
         "spikes_per_neuron": over_steps(evaluation.spikes_per_neuron),
     }

@@ -9,9 +9,9 @@ from typing import Any
 from gnsnn_jax.command_line import directory
 from gnsnn_jax.errors import InputError
 from gnsnn_jax.interop.weights import load_weights
-from gnsnn_jax.training import checkpoints
+from gnsnn_jax.training import checkpoints, devices
 from gnsnn_jax.training.config import Config, decode
-from gnsnn_jax.training.data import load_dataset
+from gnsnn_jax.training.data import Dataset, load_dataset
 from gnsnn_jax.training.network import network_of
 from gnsnn_jax.training.runs import CHECKPOINTS, Run, check_workdir, create_run, default_workdir
 
@@ -46,8 +46,8 @@ SETTINGS = {
 REQUIRED = ("model", "levels", "dataset")
 
 
-def import_run(command: Namespace) -> Run:
-    """Reads the weights that a command line names; writes nothing yet.
+def import_run(command: Namespace) -> tuple[Run, Dataset]:
+    """Reads the weights and the data set that a command line names; writes nothing yet.
 
     Raises InputError where an option is missing or wrong, where the weights do not fit the network,
     and where the work directory holds a run already.
@@ -57,16 +57,16 @@ def import_run(command: Namespace) -> Run:
     if missing := [f"--{name}" for name in REQUIRED if getattr(command, name) is None]:
         raise InputError(f"--weights also needs {', '.join(missing)}, which the file does not say")
     config = _config(command)
-    workdir = command.workdir or default_workdir(command.weights)
+    workdir = command.workdir or default_workdir(command.weights, devices.agreed_time())
     check_workdir(workdir, command.overwrite)
     dataset = load_dataset(config.data, config.training.seed)
     variables = load_weights(command.weights, network_of(config.model, dataset.num_classes))
-    return Run(workdir, config, variables)
+    return Run(workdir, config, variables), dataset
 
 
 def keep_import(run: Run, command: Namespace) -> None:
     """Makes the run directory, with the configuration and the weights as its checkpoint."""
-    create_run(run.directory, run.config, command.overwrite)
+    devices.in_first(lambda: create_run(run.directory, run.config, command.overwrite))
     checkpoints.save(run.directory / CHECKPOINTS / "0", run.variables, {"weights": str(command.weights)})
 
 

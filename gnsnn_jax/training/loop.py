@@ -216,7 +216,7 @@ def train_step(plan: Plan, state: State, images: Shaped[Array, "k b H W C"], lab
         metrics=jax.tree.map(lambda old, new: jnp.where(is_new_epoch, 0, old) + new, state.metrics, found),
         is_finite=state.is_finite,
     )
-    is_finite = state.is_finite & jnp.isfinite(found.loss) & jnp.isfinite(optax.global_norm(gradient))
+    is_finite = state.is_finite & jnp.isfinite(found.loss) & jnp.isfinite(optax.tree.norm(gradient))
     kept = jax.tree.map(lambda old, new: jnp.where(is_finite, new, old), state, after)
     return kept._replace(is_finite=is_finite)
 
@@ -257,7 +257,8 @@ def _part_gradient(plan: Plan, params: Any, batch_stats: Any, images: Array, lab
         return loss, (updated.get("batch_stats", {}), count_metrics(logits, labels))
 
     (_, (updated, metrics)), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
-    return gradient, updated, metrics
+    # Statistics stay in the type that they have, whichever one the network computes in.
+    return gradient, jax.tree.map(lambda new, old: new.astype(old.dtype), updated, batch_stats), metrics
 
 
 def _moved(plan: Plan, state: State, variables: Any) -> Any:
@@ -284,10 +285,10 @@ def no_metrics() -> Metrics:
 
 def count_metrics(logits: Float[Array, "B K"], labels: Int[Array, " B"]) -> Metrics:
     """Of the samples whose label is not that of padding."""
-    counts = labels != PADDING
+    counts = (labels != PADDING).astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
-    correct = jnp.argmax(logits, -1) == labels
-    return Metrics(*(jnp.where(counts, x, 0).sum(dtype=jnp.float32) for x in (losses, correct, counts)))
+    correct = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)  # which no padding is
+    return Metrics(jnp.where(counts > 0, losses, 0).sum(), correct.sum(), counts.sum())
 
 
 @partial(jax.jit, static_argnames=("network", "statistics"))
