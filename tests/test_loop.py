@@ -11,10 +11,11 @@ import pytest
 
 import gnsnn_jax as gs
 from gnsnn_jax.training import loop
+from gnsnn_jax.training.batches import PADDING
 from gnsnn_jax.training.config import Config, Data, Optimizer, Training
 from gnsnn_jax.training.data import Dataset, Split, load_dataset
 from gnsnn_jax.training.network import network_of
-from gnsnn_jax.training.order import PADDING, FixedOrder, Share, ShuffledOrder
+from gnsnn_jax.training.order import FixedOrder, Share, ShuffledOrder
 
 
 class Small(nn.Module):

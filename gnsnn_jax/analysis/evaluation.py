@@ -14,9 +14,9 @@ from gnsnn_jax._types import Array, Float, Int
 from gnsnn_jax.analysis.accuracy import predictions_over_time
 from gnsnn_jax.conversion import SpikingFunction
 from gnsnn_jax.training import devices
+from gnsnn_jax.training.batches import PADDING
 from gnsnn_jax.training.data import Split
 from gnsnn_jax.training.loop import read_in_order
-from gnsnn_jax.training.order import PADDING
 from gnsnn_jax.training.streaming import Stream
 
 

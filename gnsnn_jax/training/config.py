@@ -24,14 +24,29 @@ def setting(description: str, **limits) -> Any:
 
 @dataclass(frozen=True, config=_STRICT)
 class Data:
-    name: Annotated[str, setting("data set")] = "digits"
-    directory: Annotated[str, setting("where NAME.npz is, for a data set that is not built in")] = ""
+    name: Annotated[
+        str,
+        setting("data set: digits, NAME of NAME.npz, or NAME, NAME/CONFIG, NAME:VERSION or folder of a prepared one"),
+    ] = "digits"
+    directory: Annotated[
+        str, setting("where NAME.npz or the prepared set is; empty: where TensorFlow Datasets keeps its sets")
+    ] = ""
+    memory_limit: Annotated[
+        float, setting("GiB that training images may take in memory; a larger prepared set is streamed from disk", ge=0)
+    ] = 2.0
+    workers: Annotated[
+        int, setting("processes that decode a streamed set, at most one a core; 0: threads of the main one", ge=0)
+    ] = 16
     test_fraction: Annotated[float, setting("share held out as the test split, where a set has none", gt=0, lt=1)] = (
         0.25
     )
     image_size: Annotated[int, setting("height and width to resize images to; 0: as stored", ge=0)] = 0
-    mean: Annotated[tuple[float, ...], setting("of the pixels, per channel; []: of the training split")] = ()
-    deviation: Annotated[tuple[float, ...], setting("of the pixels, per channel; []: of the training split")] = ()
+    mean: Annotated[
+        tuple[float, ...], setting("of the pixels, per channel; []: published or of the training split")
+    ] = ()
+    deviation: Annotated[
+        tuple[float, ...], setting("of the pixels, per channel; []: published or of the training split")
+    ] = ()
     validation_fraction: Annotated[float, setting("share of the rest that chooses the best epoch", gt=0, lt=1)] = 0.15
     crop_padding: Annotated[int, setting("random crop after this many zero pixels on each side; 0: none", ge=0)] = 0
     resized_crop: Annotated[bool, setting("random part of the image, of 8 to 100 % of its area, at full size")] = False

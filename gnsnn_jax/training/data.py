@@ -1,60 +1,63 @@
-"""Data sets in memory: images as they were stored, split by seed and normalised on the device."""
+"""Data sets by name: found, split by seed, held in memory where they fit and streamed where not."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from gnsnn_jax._types import Array, Float, Int, Shaped
+from gnsnn_jax.command_line import progress_bar
 from gnsnn_jax.errors import InputError, nearest
+from gnsnn_jax.training.arrays import check_finite, read_npz, resize, split_by_class
+from gnsnn_jax.training.batches import Batch, InSequence, Split
 from gnsnn_jax.training.config import Data
+from gnsnn_jax.training.images import Centre, Part, random_part, whole_image
+from gnsnn_jax.training.prepared import (
+    Prepared,
+    Records,
+    default_directory,
+    find_folder,
+    how_to_prepare,
+    open_prepared,
+    parse_name,
+    place_of,
+)
+from gnsnn_jax.training.statistics import PUBLISHED, Statistics, choose_statistics, normalise, statistics
+from gnsnn_jax.training.streaming import Stream, usable_cores
 
+__all__ = [
+    "DATASETS", "Batch", "Dataset", "Split", "Statistics", "Stream",
+    "check_finite", "load_dataset", "normalise", "resize", "statistics",
+]  # fmt: skip
 
-class Batch(NamedTuple):
-    images: Shaped[np.ndarray, "B H W C"]
-    labels: Int[np.ndarray, " B"]
-
-
-class Split(NamedTuple):
-    images: Shaped[np.ndarray, "N H W C"]
-    labels: Int[np.ndarray, " N"]
-
-    @property
-    def count(self):
-        return len(self.labels)
-
-    def read(self, order, steps):
-        for step in steps:
-            i = order(step)
-            images, labels = self.images[i], self.labels[i]
-            labels = np.where(i < 0, -1, labels)
-            images[i < 0] = 0
-            yield Batch(images, labels)
-
-
-class Statistics(NamedTuple):
-    """Mean and standard deviation per channel, in the unit of the pixels."""
-
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+EVALUATED_SHARE = 0.875  # of the shorter side of a streamed image: the published 224 of 256 pixels
+SAMPLED = 1024  # images of a stream that tell its statistics
+GIBIBYTE = 2**30
+_AT_A_TIME = 512  # images that are moved into memory together
+_PATIENCE = 2.0  # seconds after which somebody wants to see how far it is
 
 
 class Dataset(NamedTuple):
     name: str
     num_classes: int
-    train: Split
-    validation: Split
-    test: Split
+    train: Split | Stream
+    validation: Split | Stream
+    test: Split | Stream
     statistics: Statistics
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        return self.train.images.shape[1:]
+        return self.train.image_shape
+
+    @property
+    def streams(self) -> bool:
+        """Whether the splits stay on disk, and images come with their random part already taken."""
+        return isinstance(self.train, Stream)
 
 
 def digits() -> Split:
@@ -70,110 +73,143 @@ DATASETS: Mapping[str, Callable[[], Split]] = {"digits": digits}
 
 
 def load_dataset(settings: Data, seed: int) -> Dataset:
-    """Loads a data set and splits it by seed, the classes in equal shares in every part.
+    """Finds a data set and splits it by seed; nothing is downloaded.
 
-    A set that is not built in is read from `directory`/NAME.npz: arrays `images` [N, H, W, C] and
-    `labels` [N], and `test_images` and `test_labels` where it has a test split of its own.
+    A set is built in; or `directory`/NAME.npz, arrays `images` [N, H, W, C] and `labels` [N], and
+    `test_images` and `test_labels` where it has a test split of its own; or a folder that TensorFlow
+    Datasets prepared.
     Raises InputError for a set that is not there or not of this form, and for fractions that leave
     a part without samples.
     """
-    whole, test = (DATASETS[settings.name](), None) if settings.name in DATASETS else _read(settings)
-    check_finite(whole.images, f"the images of {settings.name}")
-    whole, test = _resized(whole, settings), test and _resized(test, settings)
-    if test is None:
-        whole, test = _split(whole, settings.test_fraction, seed, "data.test_fraction")
-    train, validation = _split(whole, settings.validation_fraction, seed, "data.validation_fraction")
-    num_classes = int(max(whole.labels.max(), test.labels.max())) + 1
-    return Dataset(settings.name, num_classes, train, validation, test, _statistics(settings, train.images))
+    if settings.name in DATASETS:
+        return _from_arrays(settings, DATASETS[settings.name](), None, seed)
+    npz = Path(settings.directory) / f"{settings.name}.npz"
+    if settings.directory and npz.is_file():
+        return _from_arrays(settings, *read_npz(npz), seed)
+    return _from_records(settings, open_prepared(_folder(settings, npz)), seed)
 
 
-def _read(settings: Data) -> tuple[Split, Split | None]:
-    path = Path(settings.directory) / f"{settings.name}.npz"
-    if not settings.directory or not path.is_file():
-        missing = f"there is no {path}" if settings.directory else "data.directory (--data-dir) names no place for it"
+def _folder(settings: Data, npz: Path) -> Path:
+    name = parse_name(settings.name)
+    directory = Path(settings.directory).expanduser() if settings.directory else default_directory()
+    folder = find_folder(name, directory)
+    if folder is None:
         built_in = ", ".join(sorted(DATASETS)) + nearest(settings.name, DATASETS)
         raise InputError(
-            f"unknown data set {settings.name!r}: built in are {built_in}; "
-            f"of others the images and labels stand in a file NAME.npz, and {missing}"
+            f"unknown data set {settings.name!r}: built in are {built_in}; of others there is neither "
+            f"{npz if settings.directory else 'data.directory (--data-dir) with a file NAME.npz'} nor a folder "
+            f"{place_of(name, directory)}, which `{how_to_prepare(name.path, directory)}` makes of a set that "
+            "TensorFlow Datasets knows"
         )
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # whatever numpy meets in a damaged file
-        raise InputError(f"{path} cannot be read ({type(error).__name__}); it is damaged or no .npz file") from None
-    test = _checked(path, arrays, "test_") if "test_images" in arrays else None
-    return _checked(path, arrays, ""), test
+    return folder
 
 
-def _checked(path: Path, arrays: Mapping[str, np.ndarray], prefix: str) -> Split:
-    """Raises InputError unless the arrays are images and a label for each."""
-    images, labels = arrays.get(f"{prefix}images"), arrays.get(f"{prefix}labels")
-    if images is None or labels is None:
+def _from_arrays(settings: Data, whole: Split, test: Split | None, seed: int) -> Dataset:
+    check_finite(whole.images, f"the images of {settings.name}")
+    if settings.image_size:
+        whole, test = (
+            part and part._replace(images=resize(part.images, settings.image_size)) for part in (whole, test)
+        )
+    splits = _split_arrays(settings, whole, test, seed)
+    num_classes = int(max(split.labels.max() for split in splits)) + 1
+    measured = lambda: statistics(splits[0].images)
+    return Dataset(settings.name, num_classes, *splits, choose_statistics(settings, whole.image_shape[-1], measured))
+
+
+def _from_records(settings: Data, found: Prepared, seed: int) -> Dataset:
+    if "train" not in found.splits:
+        raise InputError(f"{found.folder} has no split 'train', only {', '.join(found.splits) or 'empty ones'}")
+    whole, test = found.splits["train"], _test_records(found.splits)
+    shape = _final_shape(settings, found)
+    fits = len(whole) * math.prod(shape) <= settings.memory_limit * GIBIBYTE
+    splits = (_read_into_memory if fits else _stream)(settings, whole, test, shape, seed)
+    published = PUBLISHED.get(found.name)
+    known = published is not None and len(published.mean) == shape[-1]
+    otherwise = lambda: published if known else _measured(splits, seed)
+    return Dataset(settings.name, found.num_classes, *splits, choose_statistics(settings, shape[-1], otherwise))
+
+
+def _test_records(splits: Mapping[str, Records]) -> Records | None:
+    """The test split, or the validation split of a set that keeps the labels of its test split secret or has none."""
+    held = (splits[name] for name in ("test", "validation") if name in splits)
+    return next((records for records in held if records.is_labelled()), None)
+
+
+def _final_shape(settings: Data, found: Prepared) -> tuple[int, int, int]:
+    height, width, channels = found.image_shape
+    if settings.image_size:
+        return settings.image_size, settings.image_size, channels
+    if height is None or width is None:
         raise InputError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}, but {prefix}images and {prefix}labels are wanted"
+            f"the images of {settings.name} differ in size; set data.image_size, the height and width to resize "
+            "them to, such as 224"
         )
-    kinds = (
-        np.issubdtype(images.dtype, np.floating) or images.dtype == np.uint8,
-        np.issubdtype(labels.dtype, np.integer),
-    )
-    if images.ndim != 4 or labels.shape != images.shape[:1] or not all(kinds) or not len(labels) or labels.min() < 0:
-        raise InputError(
-            f"{path}: {prefix}images must be [N, H, W, C] in uint8 or floating point and {prefix}labels [N] integers "
-            f"from 0, got {images.dtype}{list(images.shape)} and {labels.dtype}{list(labels.shape)}"
-        )
-    check_finite(images, f"the images of {path}")
-    return Split(images if images.dtype == np.uint8 else images.astype(np.float32), labels.astype(np.int32))
+    return height, width, channels
 
 
-def _resized(split: Split, settings: Data) -> Split:
-    size = settings.image_size
-    return split._replace(images=resize(split.images, size)) if size else split
+def _read_into_memory(
+    settings: Data, whole: Records, test: Records | None, shape: tuple[int, int, int], seed: int
+) -> tuple[Split, Split, Split]:
+    """Training, validation and test split in memory: of each image all, or the largest square if it is resized."""
+    part = Centre(1.0) if settings.image_size else whole_image
+    stream = lambda records: Stream(records, np.arange(len(records)), shape, part, seed, workers=0)
+    read = lambda records: _into_memory(stream(records), f"reading {settings.name}")
+    return _split_arrays(settings, read(whole), test and read(test), seed)
 
 
-def _split(whole: Split, fraction: float, seed: int, setting: str) -> tuple[Split, Split]:
-    from sklearn.model_selection import train_test_split
+def _split_arrays(settings: Data, whole: Split, test: Split | None, seed: int) -> tuple[Split, Split, Split]:
+    if test is None:
+        whole, test = split_by_class(whole, settings.test_fraction, seed, "data.test_fraction")
+    return *split_by_class(whole, settings.validation_fraction, seed, "data.validation_fraction"), test
 
+
+def _stream(
+    settings: Data, whole: Records, test: Records | None, shape: tuple[int, int, int], seed: int
+) -> tuple[Stream, Stream, Stream]:
+    """Training, validation and test split on disk."""
+    part: Part = Centre(EVALUATED_SHARE) if settings.image_size else whole_image
+    stream = Stream(whole, np.arange(len(whole)), shape, part, seed, min(settings.workers, usable_cores()))
+    held_out = test and replace(stream, records=test, indices=np.arange(len(test)))
+    if held_out is None:
+        stream, held_out = _split_stream(stream, settings.test_fraction, seed, "data.test_fraction")
+    train, validation = _split_stream(stream, settings.validation_fraction, seed, "data.validation_fraction")
+    return replace(train, part=random_part) if settings.resized_crop else train, validation, held_out
+
+
+def _split_stream(stream: Stream, fraction: float, seed: int, setting: str) -> tuple[Stream, Stream]:
+    """The rest and a share of the samples, whatever their classes: labels are not known before they are read."""
+    order = np.random.default_rng(seed).permutation(stream.indices)
+    count = round(fraction * len(order))
+    if not 0 < count < len(order):
+        raise InputError(f"{setting} = {fraction} leaves a part of {len(order)} samples empty; choose another")
+    return replace(stream, indices=np.sort(order[count:])), replace(stream, indices=np.sort(order[:count]))
+
+
+def _measured(splits: tuple[Split | Stream, ...], seed: int) -> Statistics:
+    """Of all training images in memory; of a stream, of SAMPLED of them by seed, cut as they are evaluated."""
+    train, validation, _ = splits
+    if isinstance(train, Split):
+        return statistics(train.images)
+    chosen = np.random.default_rng(seed).choice(train.indices, min(SAMPLED, train.count), replace=False)
+    sample = replace(train, indices=np.sort(chosen), part=validation.part, workers=0)
+    return statistics(_into_memory(sample, "mean and deviation").images)
+
+
+def _into_memory(stream: Stream, what: str) -> Split:
+    """All samples of a stream, with a progress bar if that takes long."""
+    split = Split(np.empty((stream.count, *stream.image_shape), np.uint8), np.empty(stream.count, np.int32))
+    order = InSequence(stream.count, _AT_A_TIME)
+    bar, started = progress_bar(), time.monotonic()
+    task = bar.add_task(what, total=stream.count, note="images")
     try:
-        parts = train_test_split(*whole, test_size=fraction, random_state=seed, stratify=whole.labels, shuffle=True)
-    except ValueError as error:
-        raise InputError(f"{setting} = {fraction} cannot split {len(whole.labels)} samples: {error}") from None
-    return Split(parts[0], parts[2]), Split(parts[1], parts[3])
-
-
-def resize(images: Shaped[np.ndarray, "N H W C"], side: int) -> Float[np.ndarray, "N side side C"]:
-    """Images of another size by bilinear interpolation, in float32."""
-    resized = jax.image.resize(images.astype(np.float32), (len(images), side, side, images.shape[-1]), "bilinear")
-    return np.asarray(resized)
-
-
-def _statistics(settings: Data, images: np.ndarray) -> Statistics:
-    """Those of the settings, where given, else those of the images."""
-    channels = images.shape[-1]
-    for name in ("mean", "deviation"):
-        given = getattr(settings, name)
-        if given and (len(given) != channels or (name == "deviation" and min(given) <= 0)):
-            raise InputError(
-                f"data.{name} = {list(given)} does not fit images of {channels} channels; give a number for each"
-                + (", all positive" if name == "deviation" else "")
-            )
-    found = statistics(images)
-    return Statistics(settings.mean or found.mean, settings.deviation or found.deviation)
-
-
-def statistics(images: Shaped[np.ndarray, "N H W C"]) -> Statistics:
-    pixels = images.reshape(-1, images.shape[-1]).astype(np.float64)
-    deviation = pixels.std(0)
-    return Statistics(tuple(pixels.mean(0).tolist()), tuple(np.where(deviation > 0, deviation, 1).tolist()))
-
-
-def check_finite(images: np.ndarray, what: str) -> None:
-    """Raises InputError where floating-point images hold NaN or infinity."""
-    if np.issubdtype(images.dtype, np.floating) and not np.isfinite(images).all():
-        count = int(np.size(images) - np.isfinite(images).sum())
-        raise InputError(f"{what} hold {count} values that are NaN or infinite; remove or replace them")
-
-
-def normalise(images: Shaped[Array | np.ndarray, "B H W C"], to: Statistics) -> Float[Array, "B H W C"]:
-    """(pixel - mean) / deviation, per channel, in float32."""
-    mean, deviation = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1) for values in to)
-    return (jnp.asarray(images).astype(jnp.float32) - mean) / deviation
+        for step, batch in zip(order.steps, stream.read(order, order.steps), strict=True):
+            rows = slice(step * order.size, (step + 1) * order.size)
+            for array, part in zip(split, batch, strict=True):
+                array[rows] = part[: len(array[rows])]
+            bar.update(task, completed=min(rows.stop, stream.count))
+            if not bar.live.is_started and time.monotonic() - started > _PATIENCE:
+                bar.start()
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+    return split

@@ -17,10 +17,11 @@ from gnsnn_jax._types import Array, Bool, Float, Int, Shaped
 from gnsnn_jax.errors import InputError
 from gnsnn_jax.training import devices
 from gnsnn_jax.training.augmentation import augment
+from gnsnn_jax.training.batches import PADDING
 from gnsnn_jax.training.config import Config, Data
 from gnsnn_jax.training.data import Batch, Dataset, Split, Statistics, normalise
 from gnsnn_jax.training.network import network_of
-from gnsnn_jax.training.order import PADDING, FixedOrder, Share, ShuffledOrder
+from gnsnn_jax.training.order import FixedOrder, Share, ShuffledOrder
 from gnsnn_jax.training.streaming import Stream
 
 SMALLEST_THRESHOLD = 1e-3  # thresholds are kept at least this far from 0
@@ -319,6 +320,5 @@ def check_experiment(config: Config, dataset: Dataset) -> None:
     state = jax.eval_shape(lambda: initial_state(plan))
     size = config.training.batch_size // config.optimizer.micro_batches
     shape = (config.optimizer.micro_batches, size)
-    pixels = np.uint8 if isinstance(dataset.train, Stream) else dataset.train.images.dtype
-    images = jax.ShapeDtypeStruct((*shape, *plan.image_shape), pixels)
+    images = jax.ShapeDtypeStruct((*shape, *plan.image_shape), dataset.train.image_dtype)
     jax.eval_shape(partial(train_step, plan), state, images, jax.ShapeDtypeStruct(shape, jnp.int32))

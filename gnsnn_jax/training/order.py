@@ -8,8 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from gnsnn_jax._types import Int
-
-PADDING = -1  # in the place of a sample, where a batch has none
+from gnsnn_jax.training.batches import PADDING
 
 
 @dataclass(frozen=True)
