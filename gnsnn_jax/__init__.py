@@ -7,6 +7,7 @@ from importlib import import_module
 from gnsnn_jax.activations import qcfs, staircase
 from gnsnn_jax.calibration import Calibration, offset_spikes
 from gnsnn_jax.conversion import to_spiking
+from gnsnn_jax.convolution import use_products_for_small_maps
 from gnsnn_jax.errors import InputError
 from gnsnn_jax.folding import fold_batch_norm
 from gnsnn_jax.neurons import Neuron, group_neuron, integrate_and_fire, run
@@ -38,6 +39,8 @@ __all__ = [
     "staircase",
     "to_spiking",
 ]
+
+use_products_for_small_maps()
 
 
 def __getattr__(name: str):

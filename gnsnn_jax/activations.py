@@ -13,6 +13,8 @@ from jax.interpreters import batching, mlir
 from gnsnn_jax._types import Array, Float
 from gnsnn_jax.errors import InputError, at_least_one
 
+SLIGHTLY_LESS = 1 - 2.0**-21  # than 1, by more than float32 loses in a division and a product
+
 
 def staircase(x: Float[Array, "*shape"], unit: Float[Array, "..."] | float, levels: int) -> Float[Array, "*shape"]:
     """Rounds down to a whole number of units, at least 0 and at most `levels`.
@@ -86,14 +88,16 @@ def align(size: Array, shape: tuple[int, ...], name: str) -> Array:
 
 
 def _steps_below(x: Array, unit: Array, levels: int) -> Array:
-    """The largest k in 0..levels with k u <= x.
+    """The largest k in 0..levels with k u <= x, exactly, however a compiler rounds the quotient; NaN for NaN.
 
-    The quotient alone is off by one at a tie wherever it is computed as x (1 / u), as XLA does.
+    The quotient is taken a little too small: by more than its own rounding, yet by less than one in
+    `LARGEST_COUNT`. So its floor is that k or one less, and one comparison tells which.
     """
-    k = jnp.clip(jnp.floor(x / unit), 0, levels)
-    too_high = (k * unit > x) & (k > 0)
-    too_low = ((k + 1) * unit <= x) & (k < levels)
-    return k + too_low.astype(x.dtype) - too_high.astype(x.dtype)
+    if levels == 1:
+        return jnp.where(jnp.isnan(x), x, (x >= unit).astype(x.dtype))
+    k = jnp.floor(x * (SLIGHTLY_LESS / unit))
+    is_next = (k + 1) * unit <= x
+    return jnp.clip(k + is_next.astype(x.dtype), 0, levels)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
