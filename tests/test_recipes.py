@@ -6,15 +6,12 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from gnsnn_jax.training import loop
 from gnsnn_jax.training.config import load_config
 from gnsnn_jax.training.data import Dataset, Split, statistics
-from gnsnn_jax.training.network import network_of
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RECIPES = sorted(path for path in CONFIGS.glob("*.toml") if not path.stem.startswith("digits"))
@@ -63,13 +60,12 @@ def test_recipes_take_a_training_step(path):
     side = 32 if config.data.name.startswith("cifar") else 64
     dataset = stand_in(config.data.name, side)
     loop.check_experiment(config, dataset)
-    network = network_of(config.model, dataset.num_classes)
-    optimizer = loop.make_optimizer(config, optax.constant_schedule(config.optimizer.learning_rate))
-    state = loop.initial_state(network, optimizer, dataset, jax.random.key(0))
+    plan = loop.make_plan(config, dataset)
+    state = loop.initial_state(plan)
     before = jax.tree.map(np.asarray, state.params)
-    step = jax.jit(partial(loop.train_step, network, optimizer, config, dataset.statistics), donate_argnums=0)
-    images, labels = map(jnp.asarray, dataset.train)
-    state, metrics = step(state, images, labels, np.asarray([0, 3]), jax.random.key(1))
+    images, labels = (array[None, [0, 3]] for array in dataset.train)
+    state = jax.jit(partial(loop.train_step, plan), donate_argnums=0)(state, images, labels)
+    metrics = state.metrics
     assert np.isfinite(metrics.loss)
     assert metrics.count == 2
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True):
