@@ -27,7 +27,9 @@ def add_process_options(parser: ArgumentParser) -> None:
 
 
 def start_processes(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
-    """Joins the processes of one computation, of which the first prints; nothing happens where this one is alone.
+    """Joins the processes of one computation, of which the first prints.
+
+    Nothing happens where this one is alone, or untold and computing already.
 
     On TPU pods and under Slurm, Open MPI and Kubernetes the processes find each other; elsewhere
     each is told the address HOST:PORT of the first one, how many there are and which one it is.
@@ -43,6 +45,8 @@ def start_processes(coordinator: str | None, processes: int | None, process_id: 
         if is_told or "coordinator_address" not in str(error):
             raise InputError(f"the processes of this computation could not be started: {error}") from None
     except RuntimeError as error:
+        if not is_told and "must be called before" in str(error):
+            return
         raise InputError(f"the processes of this computation did not meet: {str(error).splitlines()[0]}") from None
     console.quiet = not is_first()
 
