@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -53,20 +52,3 @@ class Split(NamedTuple):
         batch.images[indices == PADDING] = 0
         batch.labels[indices == PADDING] = PADDING
         return batch
-
-
-@dataclass(frozen=True)
-class InSequence:
-    """An Order: `count` samples as they come, `size` at a time, the last batch filled with PADDING."""
-
-    count: int
-    size: int
-
-    @property
-    def steps(self) -> range:
-        """Those that take every sample once."""
-        return range(-(-self.count // self.size))
-
-    def __call__(self, step: int) -> Int[np.ndarray, " B"]:
-        indices = np.arange(step * self.size, (step + 1) * self.size)
-        return np.where(indices < self.count, indices, PADDING)

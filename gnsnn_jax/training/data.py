@@ -14,9 +14,10 @@ import numpy as np
 from gnsnn_jax.command_line import progress_bar
 from gnsnn_jax.errors import InputError, nearest
 from gnsnn_jax.training.arrays import check_finite, read_npz, resize, split_by_class
-from gnsnn_jax.training.batches import Batch, InSequence, Split
+from gnsnn_jax.training.batches import Batch, Split
 from gnsnn_jax.training.config import Data
 from gnsnn_jax.training.images import Centre, Part, random_part, whole_image
+from gnsnn_jax.training.order import FixedOrder
 from gnsnn_jax.training.prepared import (
     Prepared,
     Records,
@@ -198,12 +199,13 @@ def _measured(splits: tuple[Split | Stream, ...], seed: int) -> Statistics:
 def _into_memory(stream: Stream, what: str) -> Split:
     """All samples of a stream, with a progress bar if that takes long."""
     split = Split(np.empty((stream.count, *stream.image_shape), np.uint8), np.empty(stream.count, np.int32))
-    order = InSequence(stream.count, _AT_A_TIME)
+    order = FixedOrder(stream.count, _AT_A_TIME)
+    steps = range(order.steps)
     bar, started = progress_bar(), time.monotonic()
     task = bar.add_task(what, total=stream.count, note="images")
     try:
-        for step, batch in zip(order.steps, stream.read(order, order.steps), strict=True):
-            rows = slice(step * order.size, (step + 1) * order.size)
+        for step, batch in zip(steps, stream.read(order, steps), strict=True):
+            rows = slice(step * _AT_A_TIME, (step + 1) * _AT_A_TIME)
             for array, part in zip(split, batch, strict=True):
                 array[rows] = part[: len(array[rows])]
             bar.update(task, completed=min(rows.stop, stream.count))

@@ -23,7 +23,7 @@ def add_import_options(group: Any) -> None:
     group.add_argument("--levels", help="levels L that it was trained with; no file says")
     group.add_argument("--classes", help="its outputs (as many as the data set has classes)")
     group.add_argument("--dataset", help="data set to test it on")
-    group.add_argument("--data-dir", help="where NAME.npz is, for a data set that is not built in")
+    group.add_argument("--data-dir", help="where NAME.npz or the prepared set is, unless it is built in")
     group.add_argument("--image-size", help="height and width to resize images to (as stored)")
     group.add_argument("--mean", help="of the pixels per channel, as [125.3, 123.0] (of the training split)")
     group.add_argument("--deviation", help="of the pixels per channel (of the training split)")

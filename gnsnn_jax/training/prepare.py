@@ -74,7 +74,7 @@ def _packages() -> Any:
 
 def _builder(tfds: Any, name: str, data_dir: Path) -> Any:
     try:
-        return tfds.builder(name, data_dir=data_dir)
+        return tfds.builder(name, data_dir=str(data_dir))
     except tfds.core.DatasetNotFoundError:
         known = tfds.list_builders(with_community_datasets=False)
         raise InputError(f"TensorFlow Datasets knows no set {name!r}{nearest(name, known)}") from None

@@ -22,7 +22,7 @@ FORMAT = "array_record"
 PACKAGES = ("array_record", "grain", "importlib_resources", "PIL", "tensorflow_datasets")
 _VERSION = re.compile(r"(?P<name>.+):(?P<version>\d+\.\d+\.\d+)")
 OPEN_FILES = 8192  # at a time; ImageNet has 1024 for its training split
-_LONGEST_REASON = 200  # characters of a foreign message within ours
+_LONGEST_REASON = 300  # characters of a foreign message within ours
 _NUMBERS = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -211,7 +211,7 @@ def image_and_label(info: Any, what: Path | str) -> tuple[str, str]:
         return named
     found = [[key for key, feature in features.items() if isinstance(feature, kind)] for kind in kinds]
     if any(len(keys) != 1 for keys in found):
-        held = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in features.items())
+        held = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in sorted(features.items()))
         raise InputError(f"{what} is no set for classification: wanted are one Image and one ClassLabel, got {held}")
     return found[0][0], found[1][0]
 

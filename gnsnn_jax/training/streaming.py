@@ -69,7 +69,8 @@ class Stream:
         finally:
             decoded.close()
             del decoded
-            gc.collect()  # frees shared memory that Grain's iterators hold in cycles, before the program may end
+            if self.workers:
+                gc.collect()  # frees shared memory that Grain's iterators hold in cycles, before the program may end
 
     def take(self, indices: Int[np.ndarray, " B"], step: int = 0) -> Batch:
         """The samples of these numbers as a step sees them, zeros for PADDING."""
@@ -93,9 +94,8 @@ class Stream:
         import grain
         from absl import flags
 
-        if (
-            not flags.FLAGS.is_parsed()
-        ):  # Grain 0.2.18 reads a flag of its own, which programs without flags leave unread
+        # Grain 0.2.18 reads a flag of its own, which a program that parses no flags has not parsed.
+        if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         workers = min(self.workers, len(pieces))
         self._check_shared_memory(workers)
