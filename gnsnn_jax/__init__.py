@@ -12,6 +12,7 @@ from gnsnn_jax.errors import InputError
 from gnsnn_jax.folding import fold_batch_norm
 from gnsnn_jax.neurons import Neuron, group_neuron, integrate_and_fire, run
 from gnsnn_jax.sites import Site, sites
+from gnsnn_jax.thresholds import find_thresholds
 
 # Loaded when first used, so that the method needs nothing but jax.
 _LAZY = {
@@ -29,6 +30,7 @@ __all__ = [
     "Site",
     "accuracy_over_time",
     "build",
+    "find_thresholds",
     "fold_batch_norm",
     "group_neuron",
     "integrate_and_fire",
