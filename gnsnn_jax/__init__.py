@@ -11,6 +11,8 @@ from gnsnn_jax.convolution import use_products_for_small_maps
 from gnsnn_jax.errors import InputError
 from gnsnn_jax.folding import fold_batch_norm
 from gnsnn_jax.neurons import Neuron, group_neuron, integrate_and_fire, run
+from gnsnn_jax.sites import Site, sites
+from gnsnn_jax.thresholds import find_thresholds
 
 # Loaded when first used, so that the method needs nothing but jax.
 _LAZY = {
@@ -25,8 +27,10 @@ __all__ = [
     "Calibration",
     "InputError",
     "Neuron",
+    "Site",
     "accuracy_over_time",
     "build",
+    "find_thresholds",
     "fold_batch_norm",
     "group_neuron",
     "integrate_and_fire",
@@ -36,6 +40,7 @@ __all__ = [
     "qcfs",
     "run",
     "save_weights",
+    "sites",
     "staircase",
     "to_spiking",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,14 +12,18 @@ import numpy as np
 
 from gnsnn_jax._types import Array
 from gnsnn_jax.calibration import Calibration
+from gnsnn_jax.equations import bind, bind_over_time
 from gnsnn_jax.errors import InputError, at_least_one
+from gnsnn_jax.linearity import Program, flatten
 from gnsnn_jax.neurons import Neuron, run
-from gnsnn_jax.program import Operation, Program, Slot, bind, bind_over_time, flatten
+from gnsnn_jax.program import Operation, Slot
+from gnsnn_jax.sites import Site, site_of
+from gnsnn_jax.tracing import arrays_of, is_array, trace
 
 DEFAULT_CHUNK = 8  # time-steps evaluated together; memory grows with it, and not with the steps
 
 Values = dict[Slot, Any]
-Observe = Callable[[Array, Array], Any]
+Observe = Callable[[Array, Site], Any]
 
 
 def to_spiking(
@@ -30,10 +34,11 @@ def to_spiking(
     calibration: Calibration | None = None,
     chunk: int | None = None,
     time_axes: Any = None,
+    thresholds: Mapping[str, Any] | None = None,
 ) -> Callable:
     """Returns a function with the arguments of `ann` whose outputs have a leading time axis, [steps, ...].
 
-    Each call of `qcfs` becomes a population of neurons with its threshold; everything behind it is
+    Each activation becomes a population of neurons with its threshold; everything behind it is
     applied at each time-step, everything before it once. The outputs of step t are those that the
     weights make of the spikes of step t: sum them over time, or take their mean, to compare with
     `ann`. Arguments that are no arrays (train=False) reach `ann` as they are. Like `jax.vmap` it
@@ -46,9 +51,16 @@ def to_spiking(
     that have one, as `in_axes` of `jax.vmap` names batch axes: None (no time), or an integer or a
     tree of them for each positional argument.
 
-    Raises InputError for counts below 1, a network without activations, inputs of the wrong length
-    in time, NaN in arguments whose values are known (outside of `jit`), and for operations that are
-    not linear in the spikes, with the user's file and line.
+    Activations are those that `sites` lists. `thresholds` gives theirs by name, arrays [] or [C] or of
+    any shape that broadcasts to the currents', as `find_thresholds` makes them; they come before those
+    that activations have themselves, `qcfs` its own, `relu6` and `clip(x, 0, a)` their bounds. A ReLU has
+    none: it needs one where spikes reach it, and stays a ReLU where none do and none is given, so that
+    spiking can begin behind it.
+
+    Raises InputError for counts below 1, a network without activations, thresholds that are not
+    positive, not broadcastable or of unknown names, inputs of the wrong length in time, NaN in
+    arguments whose values are known (outside of `jit`), and for operations that are not linear in
+    the spikes, with the user's file and line.
     """
     if not isinstance(neuron, Neuron):
         raise TypeError(f"neuron must be a Neuron such as group_neuron(8), got {neuron!r}")
@@ -61,6 +73,7 @@ def to_spiking(
         calibration,
         DEFAULT_CHUNK if chunk is None else at_least_one("chunk", chunk),
         tuple(time_axes) if isinstance(time_axes, list) else time_axes,
+        None if thresholds is None else check_thresholds(thresholds),
     )
 
 
@@ -74,34 +87,27 @@ class SpikingFunction:
     calibration: Calibration | None
     chunk: int
     time_axes: Any
+    thresholds: Mapping[str, Any] | None = None
     observe: Observe | None = None
 
     def __call__(self, *args, **kwargs):
-        leaves, structure = jax.tree.flatten((args, kwargs))
-        axes = _leaf_axes(self.time_axes, args, kwargs)
-        arrays = [(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True) if _is_array(leaf)]
-        _refuse_nan(leaf for leaf, _ in arrays)
-        inputs = [_time_first(leaf, axis, self._computed_steps) for leaf, axis in arrays]
-        have_time = [axis is not None for _, axis in arrays]
-
-        def of_arrays(*values):
-            given = iter(values)
-            mixed = [next(given) if _is_array(leaf) else leaf for leaf in leaves]
-            args, kwargs = jax.tree.unflatten(structure, mixed)
-            return self.ann(*args, **kwargs)
-
-        traced, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(
-            *(_one_step(x) if has_time else x for x, has_time in zip(inputs, have_time, strict=True))
-        )
-        outputs, observations = self._simulate(flatten(traced, have_time), inputs)
-        outputs = jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+        axes = _array_axes(self.time_axes, args, kwargs)
+        arrays = arrays_of(args, kwargs)
+        _refuse_nan(arrays)
+        inputs = [_time_first(array, axis, self._computed_steps) for array, axis in zip(arrays, axes, strict=True)]
+        have_time = [axis is not None for axis in axes]
+        seen = [_one_step(x) if has_time else x for x, has_time in zip(inputs, have_time, strict=True)]
+        traced, structure = trace(self.ann, args, kwargs, seen)
+        outputs, observations = self._simulate(flatten(traced, have_time, self.thresholds), inputs)
+        outputs = jax.tree.unflatten(structure, outputs)
         return outputs if self.observe is None else (outputs, observations)
 
     def observed(self, observe: Observe) -> SpikingFunction:
-        """The same function returning (outputs, observations), one observation for each activation.
+        """The same function returning (outputs, observations), one observation for each population.
 
-        `observe(spikes [n, ...], threshold)` sees n consecutive time-steps of one population and
-        returns arrays with the same leading axis; an observation is these over all the steps.
+        `observe(spikes [n, ...], site)` sees n consecutive time-steps of one population, whose name,
+        shape and threshold the `Site` tells, and returns arrays with the same leading axis; an
+        observation is these over all the steps. They come in the order of evaluation.
         """
         return replace(self, observe=observe)
 
@@ -109,7 +115,9 @@ class SpikingFunction:
         """All that decides the result, hashable even where `ann` or the tree of time axes is not."""
         ann = self.ann if _is_hashable(self.ann) else id(self.ann)
         axes, structure = jax.tree.flatten(self.time_axes, is_leaf=_is_axis)
-        return ann, self.neuron, self.steps, self.calibration, self.chunk, tuple(axes), structure, self.observe
+        thresholds = tuple(sorted((name, _content(value)) for name, value in (self.thresholds or {}).items()))
+        numbers = self.neuron, self.steps, self.calibration, self.chunk, tuple(axes), structure, thresholds
+        return ann, *numbers, self.observe
 
     def __eq__(self, other):
         return isinstance(other, SpikingFunction) and self._settings() == other._settings()
@@ -163,7 +171,7 @@ class _Simulation:
 
     def initial_potentials(self) -> list[Array]:
         return [
-            self.neuron.init(self.values[activation.inputs[1]], activation.eqn.invars[0].aval.shape)
+            self.neuron.init(self.values[activation.inputs[1]], activation.shape)
             for activation in self.program.activations
         ]
 
@@ -184,7 +192,7 @@ class _Simulation:
                 spikes, potential = self._fire(operation, values, length, next(before), calibration)
                 after.append(potential)
                 if self.observe:
-                    observations.append(self.observe(spikes, values[operation.inputs[1]]))
+                    observations.append(self.observe(spikes, site_of(operation, values[operation.inputs[1]])))
                 results = [spikes]
             else:
                 results = self._apply(operation, values)
@@ -217,8 +225,28 @@ def _evaluate_fixed(program: Program, inputs: Sequence[Any]) -> Values:
     return values
 
 
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+def check_thresholds(thresholds: Mapping[str, Any]) -> dict[str, Any]:
+    """Thresholds by name as float32 arrays of numpy, or tracers.
+
+    Raises InputError for numbers, where they are known, that are not positive and finite.
+    """
+    if not isinstance(thresholds, Mapping):
+        raise TypeError(f"thresholds must be a mapping such as find_thresholds returns, got {thresholds!r}")
+    return {name: _positive(name, value) for name, value in thresholds.items()}
+
+
+def _positive(name: str, value: Any) -> Any:
+    if isinstance(value, jax.core.Tracer):
+        return value
+    value = np.asarray(value, np.float32)
+    if not (np.isfinite(value) & (value > 0)).all():
+        raise InputError(f"the threshold of {name!r} must be positive and finite, got {value.min()}..{value.max()}")
+    return value
+
+
+def _content(value: Any) -> tuple:
+    """Equal for equal arrays of known numbers."""
+    return (id(value),) if isinstance(value, jax.core.Tracer) else (value.shape, value.tobytes())
 
 
 def _is_hashable(value: Any) -> bool:
@@ -233,8 +261,8 @@ def _is_axis(node: Any) -> bool:
     return node is None or isinstance(node, int)
 
 
-def _leaf_axes(time_axes: Any, args: tuple, kwargs: dict) -> list[int | None]:
-    """The time axis, or None, of each leaf of the arguments."""
+def _array_axes(time_axes: Any, args: tuple, kwargs: dict) -> list[int | None]:
+    """The time axis, or None, of each array among the arguments."""
     prefix = (time_axes,) * len(args) if _is_axis(time_axes) else time_axes
     if not isinstance(prefix, tuple) or len(prefix) != len(args):
         raise InputError(
@@ -245,8 +273,8 @@ def _leaf_axes(time_axes: Any, args: tuple, kwargs: dict) -> list[int | None]:
         spread = jax.tree.map(lambda axis, part: [axis] * len(jax.tree.leaves(part)), prefix, args, is_leaf=_is_axis)
     except ValueError as error:
         raise InputError(f"time_axes {time_axes!r} does not fit the arguments: {error}") from None
-    axes = jax.tree.leaves(spread, is_leaf=_is_axis)
-    return axes + [None] * len(jax.tree.leaves(kwargs))
+    axes = jax.tree.leaves(spread, is_leaf=_is_axis) + [None] * len(jax.tree.leaves(kwargs))
+    return [axis for axis, leaf in zip(axes, jax.tree.leaves((args, kwargs)), strict=True) if is_array(leaf)]
 
 
 def _refuse_nan(arrays: Iterable[Any]) -> None:

@@ -1,360 +1,357 @@
-"""A traced network as a flat list of operations, split into what spikes reach and what they do not.
+"""A traced network without calls: its operations in order, and which of them are activations.
 
-Conversion asks that everything which a spike reaches be linear in the spikes; what is not is refused
-here, all of it at once, each with the place in the user's code and what to do.
+An activation is a call of `qcfs`, or a cut at 0 from below: `jax.nn.relu` and `relu6` wherever they
+stand, and behind weights `maximum(x, 0)`, `clip(x, 0, a)` and their like. Before the weights such a
+cut keeps pixels or variances in range, and is no activation.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+import numpy as np
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from gnsnn_jax._types import Array
 from gnsnn_jax.activations import qcfs_p
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.equations import (
+    WEIGHTED,
+    applies,
+    bind,
+    called_by,
+    has_own_gradient,
+    inner_jaxprs,
+    place_of,
+    scope_of,
+)
 
-Slot = int  # names a value; every value of a program has its own
+Slot = int  # names a value; every value of a network has its own
+
+
+class Origin(NamedTuple):
+    """Where in the user's code an operation comes from, as far as the calls around it tell."""
+
+    place: str | None = None
+    scope: tuple[str, ...] = ()
+
+    def inside(self, eqn: JaxprEqn) -> Origin:
+        """The origin of the operations within an equation."""
+        return Origin(place_of(eqn) or self.place, self.scope + scope_of(eqn))
+
+
+class Activation(NamedTuple):
+    """What makes an operation an activation; `threshold` is its own, that of `qcfs` or the bound of a clip."""
+
+    name: str
+    kind: str
+    current: Slot
+    threshold: Slot | None
 
 
 class Operation(NamedTuple):
+    """An equation without calls around it; one that is `absorbed` is a part of the activation after it."""
+
     eqn: JaxprEqn
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
+    origin: Origin
+    activation: Activation | None = None
+    absorbed: bool = False
 
     @property
     def is_activation(self) -> bool:
-        return self.eqn.primitive is qcfs_p
+        return self.activation is not None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.eqn.outvars[0].aval.shape
 
 
 @dataclass
-class Program:
-    """A network without calls: `fixed` is evaluated once, `timed` at each time-step after it."""
+class Network:
+    """The operations of a traced network in order, its calls entered, its activations marked and named."""
 
     inputs: tuple[Slot, ...] = ()
     outputs: tuple[Slot, ...] = ()
     constants: dict[Slot, Any] = field(default_factory=dict)
-    fixed: list[Operation] = field(default_factory=list)
-    timed: list[Operation] = field(default_factory=list)
-    has_time: set[Slot] = field(default_factory=set)
+    operations: list[Operation] = field(default_factory=list)
+    new_slot: Callable[[], Slot] = field(default_factory=lambda: itertools.count().__next__)
 
     @property
     def activations(self) -> list[Operation]:
-        return [operation for operation in self.timed if operation.is_activation]
-
-    @property
-    def is_sharded(self) -> bool:
-        """Whether the type of some current says more than shape and dtype, as under explicit sharding."""
-        currents = (activation.eqn.invars[0].aval for activation in self.activations)
-        return any(aval != jax.core.ShapedArray(aval.shape, aval.dtype) for aval in currents)
-
-
-def flatten(network: ClosedJaxpr, inputs_have_time: Sequence[bool]) -> Program:
-    """Enters every call of a traced network and sorts its operations.
-
-    Raises InputError where the network has no activation, or where spikes reach an operation that
-    is not linear in them; the error names each such operation, its file and line, and the remedy.
-    """
-    return _Flattening().flatten(network, inputs_have_time)
-
-
-class _Refusals:
-    """What cannot be converted, each with its place: the innermost line of the user's code, which for
-    an operation in a library function that JAX traced by itself is the line that called the function."""
-
-    def __init__(self, lines: list[str] | None = None, caller: str | None = None):
-        self.lines, self.caller = [] if lines is None else lines, caller
-
-    def inside(self, eqn: JaxprEqn) -> _Refusals:
-        """The same list, for the operations within an equation."""
-        return _Refusals(self.lines, _place(eqn) or self.caller)
-
-    def add(self, eqn: JaxprEqn, remedy: str) -> None:
-        place = _place(eqn) or self.caller or "unknown place"
-        self.lines.append(f"{place}: {eqn.primitive.name}: {remedy}")
-
-
-class _Flattening:
-    def __init__(self):
-        self.program = Program()
-        self.refusals = _Refusals()
-        self.new_slot = itertools.count().__next__
-
-    def flatten(self, network: ClosedJaxpr, inputs_have_time: Sequence[bool]) -> Program:
-        program = self.program
-        program.inputs = tuple(self.new_slot() for _ in network.jaxpr.invars)
-        program.has_time = {slot for slot, has_time in zip(program.inputs, inputs_have_time, strict=True) if has_time}
-        program.outputs = tuple(self.enter(network.jaxpr, network.consts, program.inputs, self.refusals))
-        if self.refusals.lines:
-            raise InputError(_refusal_text(self.refusals.lines))
-        if not program.activations:
-            raise InputError(
-                "found no activation to turn into neurons; conversion looks for calls of "
-                "gnsnn_jax.qcfs(x, threshold, levels), so use it where the network has its activations"
-            )
-        return program
+        return [operation for operation in self.operations if operation.is_activation]
 
     def constant(self, value: Any) -> Slot:
         slot = self.new_slot()
-        self.program.constants[slot] = value
+        self.constants[slot] = value
         return slot
 
-    def enter(self, jaxpr: Jaxpr, consts: Sequence[Any], inputs: Sequence[Slot], refusals: _Refusals) -> list[Slot]:
-        """Adds the operations of a jaxpr to the program; returns the slots of its outputs."""
-        slots = dict(zip(jaxpr.constvars, map(self.constant, consts), strict=True))
-        slots.update(zip(jaxpr.invars, inputs, strict=True))
 
-        def slot_of(atom):
-            return self.constant(atom.val) if isinstance(atom, Literal) else slots[atom]
-
-        for eqn in jaxpr.eqns:
-            outputs = self.add(eqn, tuple(map(slot_of, eqn.invars)), refusals)
-            slots.update(zip(eqn.outvars, outputs, strict=True))
-        return [slot_of(atom) for atom in jaxpr.outvars]
-
-    def add(self, eqn: JaxprEqn, inputs: tuple[Slot, ...], refusals: _Refusals) -> Sequence[Slot]:
-        have_time = [slot in self.program.has_time for slot in inputs]
-        called = _called(eqn)
-        if called and (_has_activation(called.jaxpr) or (any(have_time) and not _has_own_gradient(eqn))):
-            return self.enter(called.jaxpr, called.consts, inputs, refusals.inside(eqn))
-        outputs = tuple(self.new_slot() for _ in eqn.outvars)
-        operation = Operation(eqn, inputs, outputs)
-        spread = _spread(eqn, have_time, refusals)
-        self.program.has_time.update(slot for slot, timed in zip(outputs, spread, strict=True) if timed)
-        timed = any(have_time) or operation.is_activation
-        (self.program.timed if timed else self.program.fixed).append(operation)
-        return outputs
+def network_of(traced: ClosedJaxpr) -> Network:
+    """Enters the calls of a traced network, and marks and names its activations."""
+    network = _entered(traced)
+    network.operations = _named(_marked(network))
+    return network
 
 
-# How time spreads.
+def evaluate(
+    network: Network,
+    inputs: Sequence[Any],
+    wanted: Iterable[Slot],
+    activate: Callable[[Operation, Sequence[Any]], Array] | None = None,
+) -> list[Any]:
+    """The values of the wanted slots, from as few operations as they take.
 
-ANY = None  # every operand may carry spikes
-# Operations that are linear in the operands at these positions together.
-LINEAR = {
-    **dict.fromkeys(
-        "add add_any sub neg reduce_sum reduce_window_sum cumsum fft copy name device_put "
-        "reshape broadcast_in_dim squeeze expand_dims transpose rev slice split concatenate stack unstack tile pad "
-        "real imag conj complex reduce_precision optimization_barrier sharding_constraint reshard mesh_cast "
-        "pvary pcast psum psum_invariant all_gather all_to_all ppermute reduce_scatter "
-        "debug_callback debug_print".split(),
-        ANY,
-    ),
-    "convert_element_type": ANY,
-    "div": {0},
-    "gather": {0},
-    "dynamic_slice": {0},
-    "dynamic_update_slice": {0, 1},
-    "scatter": {0, 2},
-    "scatter-add": {0, 2},
-    "scatter_add": {0, 2},
-    "scatter-mul": {0},
-    "scatter_mul": {0},
-    "triangular_solve": {1},
-}
-# Operations that are linear in each operand while the others are fixed.
-BILINEAR = {"mul", "dot_general", "conv_general_dilated", "ragged_dot_general"}
-
-_USE_QCFS = "conversion knows the activation gnsnn_jax.qcfs; use it here, or move this out of the network"
-_TRAINING_NORM = (
-    "if this is a batch norm, run it in inference mode (train=False, use_running_average=True); layer "
-    "and group norms do not convert"
-)
-REMEDIES = {
-    **dict.fromkeys(["max", "min", "clamp", "tanh", "logistic", "erf", "sign", "abs"], _USE_QCFS),
-    **dict.fromkeys(["square", "integer_pow", "pow", "sqrt", "rsqrt"], _TRAINING_NORM),
-    **dict.fromkeys(
-        ["reduce_window_max", "reduce_max", "reduce_window", "reduce_min", "select_and_gather_add"],
-        "the maximum of spike trains is not the maximum of their rates; use average pooling",
-    ),
-    **dict.fromkeys(
-        ["exp", "log", "argmax", "argmin", "sort", "top_k"],
-        "leave it out of the network and apply it to the outputs summed over time",
-    ),
-    **dict.fromkeys(
-        ["mul", "dot_general", "conv_general_dilated", "ragged_dot_general"],
-        "it multiplies one spike train by another; only products with fixed values convert (" + _TRAINING_NORM + ")",
-    ),
-    "div": "spikes cannot be divided by; divide by fixed values only (" + _TRAINING_NORM + ")",
-    "select_n": "the condition of a selection must not depend on spikes",
-}
-_DEFAULT_REMEDY = "use operations that are linear in the spikes, or move it out of the network"
-_HIDDEN_ACTIVATION = {
-    True: "an activation inside would need a neuron for each pass; write the layers out one by one",
-    False: "an activation inside cannot be reached; apply this to the converted network instead",
-}
-CONTROL_FLOW = ("scan", "while", "cond")
+    `activate(operation, values)` takes the place of each activation; its values are the current and,
+    if it has one, its own threshold.
+    """
+    wanted = list(wanted)
+    values = network.constants | dict(zip(network.inputs, inputs, strict=True))
+    for operation in _needed(network.operations, wanted):
+        if operation.is_activation and activate:
+            found = operation.activation
+            given = [found.current] if found.threshold is None else [found.current, found.threshold]
+            results = [activate(operation, [values[slot] for slot in given])]
+        else:
+            results = bind(operation.eqn, *(values[slot] for slot in operation.inputs))
+        values.update(zip(operation.outputs, results, strict=True))
+    return [values[slot] for slot in wanted]
 
 
-def _spread(eqn: JaxprEqn, have_time: Sequence[bool], refusals: _Refusals) -> list[bool]:
-    """Which outputs of an operation vary in time when these inputs do; adds what cannot be to `refusals`."""
-    name = eqn.primitive.name
-    if eqn.primitive is qcfs_p:
-        if have_time[1]:
-            refusals.add(eqn, "the threshold depends on spikes; make it a parameter")
-        return [True]
-    if any(map(_has_activation, _inner_jaxprs(eqn))):
-        refusals.add(eqn, _HIDDEN_ACTIVATION[name in CONTROL_FLOW])
-        return [True] * len(eqn.outvars)
-    if not any(have_time):
-        return [False] * len(eqn.outvars)
-    if name in CONTROL_FLOW:
-        return _spread_control_flow(eqn, have_time, refusals)
-    if called := _called(eqn):
-        return _spread_through(called.jaxpr, have_time, refusals.inside(eqn))
-    if not _is_linear(eqn, have_time):
-        refusals.add(eqn, REMEDIES.get(name, _DEFAULT_REMEDY))
-    return [True] * len(eqn.outvars)
+def _needed(operations: Sequence[Operation], wanted: Iterable[Slot]) -> list[Operation]:
+    needed, kept = set(wanted), []
+    for operation in reversed(operations):
+        if needed.intersection(operation.outputs):
+            needed.update(operation.inputs)
+            kept.append(operation)
+    return kept[::-1]
 
 
-def _spread_through(jaxpr: Jaxpr, have_time: Sequence[bool], refusals: _Refusals) -> list[bool]:
-    timed = {var for var, has_time in zip(jaxpr.invars, have_time, strict=True) if has_time}
-    is_timed = lambda atom: not isinstance(atom, Literal) and atom in timed
-    for eqn in jaxpr.eqns:
-        spread = _spread(eqn, [is_timed(atom) for atom in eqn.invars], refusals)
-        timed.update(var for var, has_time in zip(eqn.outvars, spread, strict=True) if has_time)
-    return [is_timed(atom) for atom in jaxpr.outvars]
+# Entering calls.
 
 
-def _spread_control_flow(eqn: JaxprEqn, have_time: Sequence[bool], refusals: _Refusals) -> list[bool]:
-    """Loops and branches are applied as they are: they may carry spikes, not be steered by them."""
-    if eqn.primitive.name == "cond":
-        if have_time[0]:
-            refusals.add(eqn, "the branch taken must not depend on spikes")
-        inside = refusals.inside(eqn)
-        branches = [_spread_through(body, have_time[1:], inside) for body in _inner_jaxprs(eqn)]
-        return [any(timed) for timed in zip(*branches, strict=True)]
-    return (_spread_scan if eqn.primitive.name == "scan" else _spread_while)(eqn, have_time, refusals)
+def _entered(traced: ClosedJaxpr) -> Network:
+    network = Network()
+    network.inputs = tuple(network.new_slot() for _ in traced.jaxpr.invars)
+    network.outputs = tuple(_enter(network, traced, network.inputs, Origin()))
+    return network
 
 
-def _spread_scan(eqn: JaxprEqn, have_time: Sequence[bool], refusals: _Refusals) -> list[bool]:
-    body = eqn.params["jaxpr"].jaxpr
-    # A scanned input or output has one axis more outside of the body than in it.
-    whole = lambda outside, inside: sum(o.aval.shape == i.aval.shape for o, i in zip(outside, inside, strict=True))
-    carried = whole(eqn.outvars, body.outvars)
-    fixed = whole(eqn.invars, body.invars) - carried
-    head, carry, scanned = have_time[:fixed], have_time[fixed : fixed + carried], have_time[fixed + carried :]
-    carry, spread = _spread_carry(body, head, carry, scanned, refusals.inside(eqn))
-    return [*carry, *spread[carried:]]
+def _enter(network: Network, called: ClosedJaxpr, inputs: Sequence[Slot], origin: Origin) -> list[Slot]:
+    """Adds the operations of a jaxpr to the network; returns the slots of its outputs."""
+    slots = dict(zip(called.jaxpr.constvars, map(network.constant, called.consts), strict=True))
+    slots.update(zip(called.jaxpr.invars, inputs, strict=True))
+
+    def slot_of(atom):
+        return network.constant(atom.val) if isinstance(atom, Literal) else slots[atom]
+
+    for eqn in called.jaxpr.eqns:
+        outputs = _add(network, eqn, tuple(map(slot_of, eqn.invars)), origin)
+        slots.update(zip(eqn.outvars, outputs, strict=True))
+    return [slot_of(atom) for atom in called.jaxpr.outvars]
 
 
-def _spread_while(eqn: JaxprEqn, have_time: Sequence[bool], refusals: _Refusals) -> list[bool]:
-    test_consts, body_consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    of_test, of_body = have_time[:test_consts], have_time[test_consts : test_consts + body_consts]
-    body, carry = eqn.params["body_jaxpr"].jaxpr, have_time[test_consts + body_consts :]
-    carry, _ = _spread_carry(body, of_body, carry, [], refusals.inside(eqn))
-    if any(_spread_through(eqn.params["cond_jaxpr"].jaxpr, [*of_test, *carry], _Refusals())):
-        refusals.add(eqn, "the number of passes must not depend on spikes")
-    return carry
+def _add(network: Network, eqn: JaxprEqn, inputs: tuple[Slot, ...], origin: Origin) -> Sequence[Slot]:
+    called = called_by(eqn)
+    if called and (not has_own_gradient(eqn) or _encloses_activation(eqn)):
+        return _enter(network, called, inputs, origin.inside(eqn))
+    outputs = tuple(network.new_slot() for _ in eqn.outvars)
+    network.operations.append(Operation(eqn, inputs, outputs, origin))
+    return outputs
 
 
-def _spread_carry(body: Jaxpr, fixed, carry, scanned, refusals: _Refusals) -> tuple[list[bool], list[bool]]:
-    """What of the carry has time once some pass gave it time, and what of the body's outputs has."""
-    carry = list(carry)
-    while True:
-        found = _Refusals(caller=refusals.caller)
-        spread = _spread_through(body, [*fixed, *carry, *scanned], found)
-        grown = [old or new for old, new in zip(carry, spread, strict=False)]
-        if grown == carry:
-            refusals.lines.extend(found.lines)
-            return carry, spread
-        carry = grown
+def _encloses_activation(eqn: JaxprEqn) -> bool:
+    """Whether within an equation, and not as all of it, is an activation that is one wherever it stands."""
+    inside = (inner for jaxpr in inner_jaxprs(eqn) for inner in jaxpr.eqns)
+    is_one = lambda inner: inner.primitive is qcfs_p or upper_bound(inner) is not None
+    return upper_bound(eqn) is None and any(is_one(inner) or _encloses_activation(inner) for inner in inside)
 
 
-def _is_linear(eqn: JaxprEqn, have_time: Sequence[bool]) -> bool:
-    name = eqn.primitive.name
-    timed = {position for position, has_time in enumerate(have_time) if has_time}
-    if name == "convert_element_type":
-        return jnp.issubdtype(eqn.params["new_dtype"], jnp.inexact)
-    if name == "select_n":
-        return 0 not in timed
-    if name in BILINEAR:
-        return len(timed) == 1
-    return name in LINEAR and (LINEAR[name] is ANY or timed <= LINEAR[name])
+# Marking activations.
+
+_MADE_OF_BITS = ("random_bits", "bitcast_convert_type")  # random numbers, which are no currents
+_KEEP_VALUES = ("convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "copy")
 
 
-# Reading equations.
+class _Cut(NamedTuple):
+    """max(current, 0), or with a bound min(max(current, 0), bound); `parts` are values on the way to it."""
 
-CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
+    current: Slot
+    bound: Slot | None = None
+    parts: tuple[Slot, ...] = ()
 
 
-def _called(eqn: JaxprEqn) -> ClosedJaxpr | None:
-    """The body of an equation that only calls it."""
-    body = eqn.params.get(CALLS.get(eqn.primitive.name))
-    return ClosedJaxpr(body, ()) if isinstance(body, Jaxpr) else body
+def _marked(network: Network) -> list[Operation]:
+    """The operations with activations marked, nameless as yet."""
+    cuts = _Cuts(network, _currents(network))
+    found = {operation.outputs: cut for operation in network.operations if (cut := cuts.at(operation))}
+    parts = {(slot,) for cut in found.values() for slot in cut.parts}
+    return [
+        _mark(operation, found.get(operation.outputs), operation.outputs in parts) for operation in network.operations
+    ]
 
 
-def _has_own_gradient(eqn: JaxprEqn) -> bool:
-    return eqn.primitive.name in ("custom_jvp_call", "custom_vjp_call")
+def _mark(operation: Operation, cut: _Cut | None, absorbed: bool) -> Operation:
+    if operation.eqn.primitive is qcfs_p:
+        return operation._replace(activation=Activation("", "qcfs", *operation.inputs))
+    if absorbed or not cut:
+        return operation._replace(absorbed=absorbed)
+    kind = "relu" if cut.bound is None else "clip"
+    return operation._replace(activation=Activation("", kind, cut.current, cut.bound))
 
 
-def _inner_jaxprs(eqn: JaxprEqn) -> Iterator[Jaxpr]:
-    for value in eqn.params.values():
-        for item in value if isinstance(value, (tuple, list)) else [value]:
-            if isinstance(item, ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, Jaxpr):
-                yield item
+def _currents(network: Network) -> set[Slot]:
+    """What depends on the arguments behind weights, or behind an activation that is one wherever it stands."""
+    given, currents = set(network.inputs), set()
+    for operation in network.operations:
+        eqn, is_qcfs = operation.eqn, operation.eqn.primitive is qcfs_p
+        if not is_qcfs and (eqn.primitive.name in _MADE_OF_BITS or given.isdisjoint(operation.inputs)):
+            continue
+        given.update(operation.outputs)
+        behind = not currents.isdisjoint(operation.inputs)
+        if behind or is_qcfs or applies(eqn, WEIGHTED) or upper_bound(eqn) is not None:
+            currents.update(operation.outputs)
+    return currents
 
 
-def _has_activation(jaxpr: Jaxpr) -> bool:
-    return any(eqn.primitive is qcfs_p or any(map(_has_activation, _inner_jaxprs(eqn))) for eqn in jaxpr.eqns)
+class _Cuts:
+    """Finds the activations among the operations of a network that cut currents off below 0."""
+
+    def __init__(self, network: Network, currents: set[Slot]):
+        self.network, self.currents = network, currents
+        self.makers = {slot: operation for operation in network.operations for slot in operation.outputs}
+        used = (slot for operation in network.operations for slot in operation.inputs)
+        self.uses = Counter([*used, *network.outputs])
+
+    def at(self, operation: Operation) -> _Cut | None:
+        """The cut whose last operation this is."""
+        if self.currents.isdisjoint(operation.outputs) or not _makes_floats(operation.eqn):
+            return None
+        bound = upper_bound(operation.eqn)
+        if bound is not None:
+            return self._bounded(operation.inputs[0], self.network.constant(np.float32(bound)))
+        find = {"clamp": self._at_clamp, "max": self._at_max, "min": self._at_min}.get(operation.eqn.primitive.name)
+        return find(operation.inputs) if find else None
+
+    def _at_clamp(self, inputs: Sequence[Slot]) -> _Cut | None:
+        low, current, bound = inputs
+        return self._bounded(current, bound) if self.uniform(low) == 0 else None
+
+    def _at_max(self, inputs: Sequence[Slot]) -> _Cut | None:
+        current, low = self._current_first(inputs)
+        if self.uniform(low) != 0:
+            return None
+        below = self._maker_for_this_alone(current)
+        if below and below.eqn.primitive.name == "min":
+            inner, bound = self._current_first(below.inputs)
+            if cut := self._bounded(inner, bound, current):
+                return cut
+        return _Cut(current)
+
+    def _at_min(self, inputs: Sequence[Slot]) -> _Cut | None:
+        current, bound = self._current_first(inputs)
+        above = self._maker_for_this_alone(current)
+        cut = self.at(above) if above else None
+        return self._bounded(cut.current, bound, current) if cut and cut.bound is None else None
+
+    def _bounded(self, current: Slot, bound: Slot, *parts: Slot) -> _Cut | None:
+        """The cut at a bound that is no current itself and not known to be 0 or less."""
+        value = self.uniform(bound)
+        if bound in self.currents or (value is not None and not value > 0):
+            return None
+        return _Cut(current, None if value == np.inf else bound, parts)
+
+    def _current_first(self, inputs: Sequence[Slot]) -> tuple[Slot, Slot]:
+        first, second = inputs
+        return (first, second) if first in self.currents else (second, first)
+
+    def _maker_for_this_alone(self, slot: Slot) -> Operation | None:
+        return self.makers.get(slot) if self.uses[slot] == 1 else None
+
+    def uniform(self, slot: Slot) -> float | None:
+        """The one number that a value consists of, where it is known."""
+        if slot in self.network.constants:
+            return _uniform_value(self.network.constants[slot])
+        maker = self.makers.get(slot)
+        return self.uniform(maker.inputs[0]) if maker and maker.eqn.primitive.name in _KEEP_VALUES else None
 
 
-def bind(eqn: JaxprEqn, *values: Any) -> list[Array]:
-    """Applies the operation of an equation to other values."""
-    with eqn.ctx.manager:
-        outputs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
-    return list(outputs) if eqn.primitive.multiple_results else [outputs]
+def _uniform_value(value: Any) -> float | None:
+    if isinstance(value, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(value), jnp.number):
+        return None
+    array = np.asarray(value)
+    return float(array.flat[0]) if array.size and (array == array.flat[0]).all() else None
 
 
-def bind_over_time(eqn: JaxprEqn, values: Sequence[Any], have_time: Sequence[bool]) -> list[Array]:
-    """The same at every time-step at once; values with time have it in front."""
-    axes = [0 if has_time else None for has_time in have_time]
-    return jax.vmap(partial(bind, eqn), in_axes=axes)(*values)
+def _makes_floats(eqn: JaxprEqn) -> bool:
+    return jnp.issubdtype(getattr(eqn.outvars[0].aval, "dtype", None), jnp.floating)
 
 
-_LIBRARIES = ("jax", "jaxlib", "flax", "equinox", "haiku", "einops", "jaxtyping", "beartype", "numpy")
-_PYTHON = ("contextlib", "functools", "dataclasses", "threading", "runpy")
-_METHOD = tuple(str(Path(__file__).parent / name) for name in ("conversion.py", "activations.py", "program.py"))
+def upper_bound(eqn: JaxprEqn) -> float | None:
+    """Where a function with a gradient of its own that does nothing but cut off currents cuts them.
+
+    6 for a call of `jax.nn.relu6`, infinity for one of `jax.nn.relu`, None for anything else.
+    """
+    called = called_by(eqn)
+    if not called or not has_own_gradient(eqn) or len(called.jaxpr.invars) != 1 or len(eqn.outvars) != 1:
+        return None
+    body = _entered(called)
+    given = set(body.inputs)
+    for operation in body.operations:
+        given.update(operation.outputs if given.intersection(operation.inputs) else ())
+    cuts = _Cuts(body, given)
+    last = cuts.makers.get(body.outputs[0])
+    cut = cuts.at(last) if last else None
+    if cut is None or cut.current != body.inputs[0]:
+        return None
+    return np.inf if cut.bound is None else cuts.uniform(cut.bound)
 
 
-def _place(eqn: JaxprEqn) -> str | None:
-    """File and line of the user's code that an equation comes from, if JAX knows any."""
-    traceback, libraries = eqn.source_info.traceback, _library_roots()
-    for frame in traceback.frames if traceback else []:
-        if not frame.file_name.startswith(libraries):
-            return f"{frame.file_name}:{frame.line_num}"
-    return None
+def holds_activation(eqn: JaxprEqn) -> bool:
+    """Whether an operation that is not entered, such as a loop, has activations within it."""
+    inside = (operation for body in inner_jaxprs(eqn) for operation in _marked(_entered(body)))
+    return any(operation.is_activation or holds_activation(operation.eqn) for operation in inside)
 
 
-def _library_roots() -> tuple[str, ...]:
-    """Where files lie that are not the user's: of the libraries in use, of Python, of the method itself."""
-    modules = [sys.modules[name] for name in _LIBRARIES if name in sys.modules]
-    roots = [str(Path(module.__file__).parent) + os.sep for module in modules if getattr(module, "__file__", None)]
-    python = Path(contextlib.__file__).parent
-    return (*roots, *(str(python / f"{name}.py") for name in _PYTHON), "<frozen ", *_METHOD)
+# Naming activations.
 
 
-def _refusal_text(refusals: list[str]) -> str:
-    unique = list(dict.fromkeys(refusals))
-    count = "an operation that is" if len(unique) == 1 else f"{len(unique)} operations that are"
-    return f"spikes reach {count} not linear in them:\n" + "\n".join(f"  {line}" for line in unique)
+def _named(operations: Sequence[Operation]) -> list[Operation]:
+    """The operations with each activation named after its module, else after its place in the code.
+
+    Left out is the part of the module path that all layers share, which is the network itself. A name
+    that occurs again gets a number: "act1", "act1#2".
+    """
+    scopes = [operation.origin.inside(operation.eqn).scope for operation in operations]
+    layers = [scope for scope, each in zip(scopes, operations, strict=True) if applies(each.eqn, WEIGHTED)]
+    activations = [scope for scope, each in zip(scopes, operations, strict=True) if each.is_activation]
+    shared = _shared_depth([*layers, *activations])
+    containers = {scope[:depth] for scope in layers for depth in range(len(scope) + 1)}
+    taken: Counter[str] = Counter()
+    return [
+        _name(operation, scope, shared, scope in containers, taken) if operation.is_activation else operation
+        for operation, scope in zip(operations, scopes, strict=True)
+    ]
+
+
+def _shared_depth(scopes: Sequence[tuple[str, ...]]) -> int:
+    """How many names, from the outermost on, all scopes begin with."""
+    return sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, zip(*scopes, strict=False)))
+
+
+def _name(operation: Operation, scope: tuple[str, ...], shared: int, in_container: bool, taken: Counter) -> Operation:
+    kind = operation.activation.kind
+    if scope:
+        name = "/".join([*scope[shared:], kind] if in_container else scope[shared:]) or kind
+    else:
+        name = Path(operation.origin.inside(operation.eqn).place or kind).name
+    taken[name] += 1
+    name = name if taken[name] == 1 else f"{name}#{taken[name]}"
+    return operation._replace(activation=operation.activation._replace(name=name))

@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gnsnn_jax"
 METHOD = {
-    "_types", "errors", "activations", "neurons", "calibration", "program", "conversion", "convolution",
-    "folding", "methods",
+    "_types", "errors", "activations", "neurons", "calibration", "equations", "program", "linearity", "tracing",
+    "sites", "thresholds", "conversion", "convolution", "folding", "methods",
 }  # fmt: skip
 # Which parts of the package a part may import, besides itself.
 ALLOWED = {

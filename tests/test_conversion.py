@@ -304,7 +304,7 @@ OPERATIONS = {
     "exp": lambda s: jnp.exp(s),
     "mul": lambda s: s * s[::-1],
     "square": lambda s: jnp.square(s),
-    "max": lambda s: jnp.maximum(s, 0),
+    "max": lambda s: jnp.maximum(s, 0.5),
     "div": lambda s: 1.0 / s,
     "dot_general": lambda s: jnp.einsum("bhwc,bhwc->b", s, s),
     "select_n": lambda s: jnp.where(s > 0, 1.0, 2.0),
@@ -354,7 +354,7 @@ def test_operations_that_jax_traces_by_itself_are_placed_where_the_user_calls_th
     functions = {
         "relu": lambda s: (places.append(here()), jax.nn.relu(s))[1],
         "var": lambda s: (places.append(here()), jnp.var(s))[1],
-        "clip": lambda s: (places.append(here()), jnp.clip(s, 0, 1))[1],
+        "clip": lambda s: (places.append(here()), jnp.clip(s, -1, 1))[1],
         "stack of tanh": lambda s: (places.append(here()), jnp.stack([jnp.tanh(s)]))[1],
     }
     places = []

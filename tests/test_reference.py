@@ -58,7 +58,7 @@ def test_networks_spike_alike_where_sums_are_exact(members, probe_steps, steps):
     expected, layers = numpy_reference.simulate(as_numpy(folded), np.asarray(images), steps, members, probe_steps)
     neuron = gs.group_neuron(members)
     spiking = gs.to_spiking(NETWORK.apply, neuron, steps=steps, calibration=calibration(probe_steps))
-    outputs, spikes = jax.jit(spiking.observed(lambda spikes, threshold: spikes))(folded, images)
+    outputs, spikes = jax.jit(spiking.observed(lambda spikes, site: spikes))(folded, images)
     assert len(spikes) == len(layers) == 5
     for found, wanted in zip(spikes, layers, strict=True):
         assert len(np.unique(wanted)) > 1

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax._types import Array, Float, Int
+from gnsnn_jax.activations import align
 from gnsnn_jax.analysis.accuracy import predictions_over_time
 from gnsnn_jax.conversion import SpikingFunction
+from gnsnn_jax.sites import Site
 from gnsnn_jax.training import devices
 from gnsnn_jax.training.batches import PADDING
 from gnsnn_jax.training.data import Split
@@ -87,9 +89,9 @@ def _without_padding(labels: Array, *values: Array) -> list[np.ndarray]:
     return [np.asarray(value)[..., kept] for value in (labels, *values)]
 
 
-def _unit_spikes(members: int, spikes: Array, threshold: Array) -> tuple[Array]:
+def _unit_spikes(members: int, spikes: Array, site: Site) -> Array:
     """Unit spikes of each sample [T, B]."""
-    units = spikes * (members / threshold)[None]
+    units = spikes * align(members / jnp.asarray(site.threshold), spikes.shape, "threshold")
     return units.sum(tuple(range(2, units.ndim)))
 
 
@@ -104,6 +106,6 @@ def _evaluate_batch(spiking: SpikingFunction, prepare: Prepare, variables: Any, 
 
 def _count_neurons(spiking: SpikingFunction, prepare: Prepare, variables: Any, images: Array) -> int:
     """Neurons per sample, from shapes alone."""
-    whole = spiking.observed(lambda spikes, threshold: spikes)
+    whole = spiking.observed(lambda spikes, site: spikes)
     _, spikes = jax.eval_shape(lambda variables, images: whole(variables, prepare(images)), variables, images)
     return sum(int(np.prod(train.shape[2:])) for train in spikes)

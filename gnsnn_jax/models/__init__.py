@@ -26,10 +26,11 @@ def build(name: str, *, num_classes: int, levels: int, threshold: float = 8.0, *
     """Returns an uninitialised Linen network that maps images [B, H, W, C] to logits [B, K].
 
     `levels` is L and `threshold` the initial value of every trainable theta of `qcfs`; `options` are
-    the network's own fields: `dropout_rate` of a VGG network, and `dtype`, the type in which all but the
-    last layer computes (float32 unless told; parameters, thresholds and statistics are float32 always). Call it as
-    `network.apply(variables, images, train=False)`. Raises InputError for an unknown name or option,
-    and for counts below 1 or a threshold that is not positive.
+    the network's own fields: `activation`, "qcfs" unless told or "relu", `dropout_rate` of a VGG network,
+    and `dtype`, the type in which all but the last layer computes (float32 unless told; parameters,
+    thresholds and statistics are float32 always). Call it as `network.apply(variables, images, train=False)`.
+    Raises InputError for an unknown name or option, and for counts below 1 or a threshold that is not
+    positive.
     """
     known = networks()
     if name not in known:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
 from gnsnn_jax.activations import qcfs
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, nearest
 
 # He initialisation over the outputs, as the published networks use it.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -25,6 +27,22 @@ class QCFS(nn.Module):
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         initial = nn.initializers.constant(self.threshold)
         return qcfs(x, self.param("threshold", initial, (), jnp.float32), self.levels)
+
+
+class ReLU(nn.Module):
+    """max(x, 0), as a module so that it has a name."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return nn.relu(x)
+
+
+def activation_module(name: str, levels: int, threshold: float) -> Callable[..., nn.Module]:
+    """What makes the activations of a network: call it with the name of each. Raises InputError for an unknown one."""
+    known = {"qcfs": partial(QCFS, levels, threshold), "relu": ReLU}
+    if name not in known:
+        raise InputError(f"unknown activation {name!r}; there are {', '.join(known)}{nearest(name, known)}")
+    return known[name]
 
 
 def conv(features: int, kernel: int, stride: int, dtype: Any, *, name: str, use_bias: bool = False) -> nn.Conv:

@@ -1,4 +1,4 @@
-"""Residual networks: He et al. 2015, arXiv 1512.03385, with QCFS in place of ReLU."""
+"""Residual networks: He et al. 2015, arXiv 1512.03385, with QCFS in place of ReLU unless told."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
-from gnsnn_jax.models.layers import QCFS, batch_norm, check_images, check_inputs, conv
+from gnsnn_jax.models.layers import activation_module, batch_norm, check_images, check_inputs, conv
 from gnsnn_jax.models.published import Published
 
 
@@ -75,12 +75,13 @@ class ResNet(nn.Module):
     widths: tuple[int, ...]
     block: Callable[..., nn.Module] = BasicBlock
     dtype: Any = jnp.float32
+    activation: str = "qcfs"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B K"]:
         check_images("a residual network", x, self._smallest_side)
         check_inputs(self, "conv1", x, "channels")
-        activation = partial(QCFS, self.levels, self.threshold)
+        activation = activation_module(self.activation, self.levels, self.threshold)
         x = conv(self.widths[0], 3, 1, self.dtype, name="conv1")(x)
         x = batch_norm(train, self.dtype, name="norm1")(x)
         x = activation(name="act1")(x)

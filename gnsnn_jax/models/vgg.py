@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
 from gnsnn_jax.errors import InputError
-from gnsnn_jax.models.layers import QCFS, average_pool, batch_norm, check_images, check_inputs, conv
+from gnsnn_jax.models.layers import activation_module, average_pool, batch_norm, check_images, check_inputs, conv
 from gnsnn_jax.models.published import Published
 
 
@@ -49,6 +49,7 @@ class VGG(nn.Module):
     hidden: int = 4096
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
+    activation: str = "qcfs"
 
     def __post_init__(self):
         if not 0 <= self.dropout_rate < 1:
@@ -59,7 +60,7 @@ class VGG(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B K"]:
         check_images("a VGG network", x, self._smallest_side, multiple=self._smallest_side)
         check_inputs(self, "stage1/conv1", x, "channels")
-        activation = partial(QCFS, self.levels, self.threshold)
+        activation = activation_module(self.activation, self.levels, self.threshold)
         for stage, (convolutions, width) in enumerate(zip(self.convolutions, self.widths, strict=True), start=1):
             x = Stage(convolutions, width, self.dropout_rate, activation, self.dtype, name=f"stage{stage}")(x, train)
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))

@@ -65,6 +65,7 @@ class Model:
     name: Annotated[str, setting("network")] = "resnet10"
     levels: Annotated[int, setting("number of steps L of the QCFS staircase", ge=1, le=LARGEST_COUNT)] = 8
     threshold: Annotated[float, setting("initial threshold theta of every activation", gt=0)] = 8.0
+    activation: Annotated[str, setting("qcfs, or relu, which gets its thresholds when it is converted")] = "qcfs"
     classes: Annotated[int, setting("outputs; 0: as many as the data set has classes", ge=0)] = 0
     dropout_rate: Annotated[float, setting("share of activations dropped in training, in VGG networks", ge=0, lt=1)] = (
         0.0

@@ -16,7 +16,9 @@ def network_of(settings: Model, num_classes: int, dtype: str = "float32") -> nn.
         raise InputError(
             f"a network of {settings.classes} classes cannot tell the {num_classes} classes of the data apart"
         )
-    options = {"dropout_rate": settings.dropout_rate} if settings.dropout_rate else {}
+    options = {"activation": settings.activation}
+    if settings.dropout_rate:
+        options["dropout_rate"] = settings.dropout_rate
     return build(
         settings.name,
         num_classes=settings.classes or num_classes,

@@ -1,0 +1,295 @@
+"""Thresholds found from data: what each rule promises, streaming, and what networks make of them."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gnsnn_jax as gs
+from gnsnn_jax.thresholds import (
+    BINS,
+    RULES,
+    SILENT,
+    balance,
+    least_squares_threshold,
+    percentile,
+    squared_error,
+)  # fmt: skip
+
+LEVELS = 8
+
+
+def normal(seed, shape, mean=0.0, deviation=1.0):
+    return np.random.default_rng(seed).normal(mean, deviation, shape).astype(np.float32)
+
+
+def found_by(rule, batches):
+    state, update = rule.start(batches[0].shape[1]), jax.jit(rule.update)
+    for batch in batches:
+        state = update(state, jnp.asarray(batch))
+    return np.asarray(rule.threshold(state))
+
+
+# The rules.
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_thresholds_scale_with_the_currents_and_know_no_order_of_samples(name):
+    rule, x = RULES[name](LEVELS), normal(0, (3, 400, 2), 0.5)
+    expected = found_by(rule, list(x))
+    np.testing.assert_allclose(found_by(rule, list(4 * x)), 4 * expected, rtol=1e-4)
+    shuffled = np.random.default_rng(1).permutation(x, axis=1)
+    np.testing.assert_allclose(found_by(rule, list(shuffled)), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["max", "percentile", "mse"])
+def test_batches_one_after_the_other_count_as_one(name):
+    rule, x = RULES[name](LEVELS), normal(2, (1000, 3), [-1.0, 0.0, 2.0], [0.5, 1.0, 30.0])
+    parts = [x[:100], x[100:107], x[107:]]
+    whole = found_by(rule, [x])
+    np.testing.assert_allclose(found_by(rule, parts), whole, rtol=1e-3)
+    np.testing.assert_allclose(found_by(rule, parts[::-1]), whole, rtol=1e-3)
+
+
+@pytest.mark.parametrize("percent", [90.0, 99.9, 100.0])
+def test_percentiles_are_exact_to_a_bin_whatever_the_range(percent):
+    scales = np.asarray([1e-6, 0.3, 1.0, 7.0, 1e6], np.float32)
+    growths = np.repeat(np.asarray([0.1, 1.0, 3.0, 1000.0], np.float32), len(scales))
+    first = normal(11, (500, len(growths)))
+    batches = [np.tile(scales, 4) * first, np.tile(scales, 4) * growths * first[::-1]]
+    values = np.sort(np.maximum(np.concatenate(batches), 0), 0)
+    below, above = (values[int(rounded(percent / 100 * 999))] for rounded in (np.floor, np.ceil))
+    width, found = 2 * values[-1] / BINS, found_by(percentile(percent), batches)
+    assert ((below - width <= found) & (found <= above + width)).all()
+
+
+def test_percentiles_of_rare_activations_are_unknown():
+    x = np.where(np.arange(2000) == 7, 1, -1).astype(np.float32).reshape(2000, 1)
+    assert found_by(percentile(), [x]) == 0
+    (found,) = gs.find_thresholds(lambda x: nn.relu(x @ jnp.eye(1)), [x], LEVELS, method="percentile").values()
+    assert found == 1
+
+
+def error(theta, mean, deviation, levels):
+    """The mean squared error of quantising a normal variable, summed on a fine grid."""
+    x = np.linspace(mean - 7 * deviation, mean + 7 * deviation, 8001)
+    density = np.exp(-(((x - mean) / deviation) ** 2) / 2)
+    unit = theta / levels
+    quantised = unit * np.clip(np.floor(x / unit + 0.5), 0, levels)
+    return ((np.maximum(x, 0) - quantised) ** 2 * density).sum() / density.sum()
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4, 16, 64, 256])
+@pytest.mark.parametrize(("mean", "deviation"), [(0, 1), (1, 1), (-3, 1), (3, 0.5), (10, 0.5), (0.2, 3)])
+def test_the_least_squares_threshold_is_that_of_a_grid_search(mean, deviation, levels):
+    found = float(least_squares_threshold(jnp.float32(mean), jnp.float32(deviation), levels))
+    top = max(mean, 0) + 7 * deviation
+    best = min(error(theta, mean, deviation, levels) for theta in np.linspace(0.02 * top, top, 400))
+    assert error(found, mean, deviation, levels) <= 1.005 * best
+
+
+def test_the_least_squares_threshold_stays_under_the_published_iteration():
+    mean, deviation, n = 0.7, 1.3, 6
+    theta = float(least_squares_threshold(jnp.float32(mean), jnp.float32(deviation), n))
+    i = np.arange(1, n + 1)
+    c = (2 * i - 1) * theta / (2 * n)
+    e = np.asarray(jax.scipy.special.erf(jnp.asarray((c - mean) / (np.sqrt(2) * deviation), jnp.float32)))
+    g = np.exp(-((c - mean) ** 2) / (2 * deviation**2))
+    factor = mean / theta * (1 - e.mean()) + deviation / theta * np.sqrt(2 / np.pi) * g.mean()
+    assert factor / (1 - ((2 * i - 1) * e).sum() / n**2) == pytest.approx(1, abs=1e-4)
+
+
+def test_balancing_never_passes_the_largest_value_and_cuts_off_ever_less():
+    x = normal(3, (64, 500, 2), 0.5)
+    after = [found_by(balance(), list(x[:count])) for count in (1, 4, 16, 64)]
+    assert (np.diff(after, axis=0) > 0).all()
+    assert (after[-1] < x.max((0, 1))).all()
+    assert (np.mean(x > after[-1], axis=(0, 1)) < 0.01).all()
+    one = 0.5 * 2 * np.maximum(x[0], 0).mean(0)
+    np.testing.assert_allclose(found_by(balance(rounds=1), [x[0]]), one, rtol=1e-5)
+    two = one + 0.25 * 2 * np.maximum(x[1] - one, 0).mean(0)
+    np.testing.assert_allclose(found_by(balance(0.25, 1), [2 * x[0], x[1]]), two, rtol=1e-5)
+
+
+# Networks.
+
+
+class Network(nn.Module):
+    """A convolution and two dense layers, with a ReLU, a clip and another ReLU."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(4, (3, 3), name="conv")(x))
+        x = nn.relu6(nn.Dense(5, name="dense")(x.mean((-3, -2))))
+        return nn.relu(nn.Dense(3, name="head")(x))
+
+
+@pytest.fixture(scope="module")
+def network():
+    model, images = Network(), normal(4, (5, 8, 6, 6, 2))
+    return model, model.init(jax.random.key(0), images[0]), images
+
+
+def activations(model, variables, images):
+    """The currents of each activation, from the network's own intermediate values."""
+    apply = lambda x: model.apply(variables, x, capture_intermediates=True)[1]["intermediates"]
+    inner = apply(images.reshape(-1, *images.shape[2:]))
+    return {
+        name: np.asarray(inner[layer]["__call__"][0])
+        for name, layer in [("relu", "conv"), ("clip", "dense"), ("relu#2", "head")]
+    }
+
+
+@partial(jax.jit, static_argnums=0)
+def spiking_rate(model, thresholds, variables, images):
+    snn = gs.to_spiking(model.apply, gs.group_neuron(LEVELS), steps=8, thresholds=thresholds)
+    return snn(variables, images).mean(0)
+
+
+@pytest.mark.parametrize("method", RULES)
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_thresholds_fit_the_network_they_were_found_for(network, method, per_channel):
+    model, variables, images = network
+    batches = iter([*images] * 4)
+    found = gs.find_thresholds(
+        model.apply, batches, LEVELS, method=method, per_channel=per_channel, variables=variables
+    )
+    assert list(found) == [site.name for site in gs.sites(model.apply, variables, images[0])]
+    shapes = [(4,), (5,), (3,)] if per_channel else [()] * 3
+    assert [(theta.shape, theta.dtype) for theta in found.values()] == [(shape, jnp.float32) for shape in shapes]
+    if method == "max":
+        for name, current in activations(model, variables, images).items():
+            axes = tuple(range(current.ndim - per_channel))
+            largest = np.maximum(current, 0).max(axes)
+            np.testing.assert_allclose(found[name], np.where(largest > 0, largest, largest.max()), rtol=1e-5)
+    expected = np.asarray(model.apply(variables, images[0]))
+    rate = np.asarray(spiking_rate(model, found, variables, images[0]))
+    assert np.linalg.norm(rate - expected) < 0.15 * np.linalg.norm(expected)
+
+
+def test_closed_over_weights_and_several_arguments_give_the_same(network):
+    model, variables, images = network
+    find = partial(gs.find_thresholds, method="max")
+    expected = find(model.apply, images, LEVELS, variables=variables)
+    closed = find(lambda x: model.apply(variables, x), images, LEVELS)
+    two = lambda variables, x, shift: model.apply(variables, x + shift)
+    pairs = ((x - 1, np.float32(1)) for x in images)
+    several = find(two, pairs, LEVELS, variables=variables)
+    jax.tree.map(lambda a, b, c: np.testing.assert_allclose([a, b], c, rtol=1e-4), closed, several, expected)
+
+
+def test_any_number_of_batches_compiles_once_and_none_is_kept(network):
+    model, variables, images = network
+    traces, alive = [], []
+
+    def ann(x):
+        traces.append(1)
+        return model.apply(variables, x)
+
+    def batches():
+        import gc
+        import weakref
+
+        for _ in range(6):
+            batch = np.array(images[0])
+            alive.append(weakref.ref(batch))
+            yield batch
+            del batch
+            gc.collect()
+            assert sum(reference() is not None for reference in alive) <= 2
+
+    gs.find_thresholds(ann, batches(), LEVELS, method="max")
+    assert len(traces) == 2  # to find the names, and to compile
+
+
+def test_thresholds_survive_a_file(network, tmp_path):
+    model, variables, images = network
+    found = gs.find_thresholds(model.apply, images, LEVELS, method="max", per_channel=True, variables=variables)
+    np.savez(tmp_path / "thresholds.npz", **found)
+    with np.load(tmp_path / "thresholds.npz") as loaded:
+        snn = lambda thresholds: gs.to_spiking(model.apply, gs.group_neuron(4), steps=2, thresholds=thresholds)
+        assert snn(dict(loaded)) == snn(found)
+
+
+def test_channels_first_have_their_axis():
+    weights = normal(5, (4, 2, 1, 1))
+
+    def ann(x):
+        x = nn.relu(jax.lax.conv_general_dilated(x, weights, (1, 1), "SAME"))
+        return nn.relu(x.mean((-2, -1)) @ jnp.eye(4))
+
+    x = normal(6, (8, 2, 6, 6))
+    found = gs.find_thresholds(ann, [x], LEVELS, method="max", per_channel=True, channel_axis=-3)
+    assert [theta.shape for theta in found.values()] == [(4, 1, 1), (4,)]
+    currents = np.asarray(jax.lax.conv_general_dilated(x, weights, (1, 1), "SAME"))
+    (first, _) = found.values()
+    np.testing.assert_allclose(first.reshape(4), currents.max((0, 2, 3)), rtol=1e-5)
+    convert = lambda ann: gs.to_spiking(ann, gs.group_neuron(4), steps=1, thresholds=found)
+    of_one = lambda x: ann(x[None])[0]
+    np.testing.assert_allclose(jax.vmap(convert(of_one))(x)[:, 0], convert(ann)(x)[0], atol=1e-5)
+
+
+def test_silent_channels_get_a_neighbours_threshold_and_silent_activations_one():
+    ann = lambda x: nn.relu(nn.relu(x @ np.diag([1.0, -1.0, 2.0]).astype(np.float32)) @ -jnp.eye(3))
+    x = np.abs(normal(7, (16, 3))) + 0.1
+    for method in RULES:
+        first, second = gs.find_thresholds(ann, [x], LEVELS, method=method, per_channel=True).values()
+        assert first[1] == max(first[0], first[2])
+        np.testing.assert_array_equal(second, np.full(3, SILENT))
+
+
+def test_qcfs_keeps_its_threshold_and_shapes_what_comes_behind_it():
+    weights = np.eye(3, dtype=np.float32)
+    ann = lambda x: nn.relu(gs.qcfs(x @ weights, 2.0, 1) @ (3 * weights))
+    x = normal(8, (64, 3), 2.0)
+    (found,) = gs.find_thresholds(ann, [x], LEVELS, method="max").values()
+    assert found == 6
+
+
+def test_clips_are_seen_as_the_network_cuts_them():
+    ann = lambda x: jnp.clip(x @ jnp.eye(3), 0, 1.5)
+    (found,) = gs.find_thresholds(ann, [normal(9, (64, 3), 2.0)], LEVELS, method="max").values()
+    assert found == 1.5
+
+
+def test_balancing_shows_later_layers_what_earlier_ones_cut_off():
+    ann = lambda x: nn.relu(nn.relu(x @ jnp.eye(1)) @ (2 * jnp.eye(1)))
+    x = np.abs(normal(10, (512, 1)))
+    first, second = gs.find_thresholds(ann, [x] * 3, LEVELS, method="balance").values()
+    assert first < x.max()
+    assert second <= 2 * first
+
+
+# Refusals.
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_input_is_explained(network):
+    model, variables, images = network
+    refused = lambda match: pytest.raises(gs.InputError, match=match)
+    find = lambda batches=images, levels=LEVELS, **options: gs.find_thresholds(
+        model.apply, batches, levels, variables=variables, **options
+    )
+    with refused("unknown method 'msa'.* did you mean 'mse'"):
+        find(method="msa")
+    with refused("levels must be at least 1, got 0"):
+        find(levels=0)
+    with refused("at least one batch"):
+        find(batches=[])
+    with refused(r"empty array of shape \(0, 6, 6, 2\)"):
+        find(batches=[images[0][:0]])
+    with refused("channel_axis counts from the right"):
+        find(per_channel=True, channel_axis=1)
+    with refused("currents of 'relu' hold NaN"):
+        find(batches=[np.where(images[0] > 2, np.nan, images[0])])
+    with refused("found no ReLU or clip"):
+        gs.find_thresholds(lambda x: gs.qcfs(x, 1.0, 4), [images[0]], LEVELS)
+    with refused("percentile must be above 0"):
+        percentile(0)
+    with refused("rate of balancing must be positive"):
+        balance(0.0)
+    with refused("levels must be at least 1"):
+        squared_error(0)
