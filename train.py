@@ -9,11 +9,11 @@ from gnsnn_jax.analysis.plots import plot_curves
 from gnsnn_jax.command_line import Parser, console, directory, run_script
 from gnsnn_jax.training.config import load_config, settings
 from gnsnn_jax.training.data import load_dataset
-from gnsnn_jax.training.devices import add_process_options, in_first, start_processes
+from gnsnn_jax.training.devices import add_process_options, agreed_time, in_first, start_processes
 from gnsnn_jax.training.experiment import run_experiment
 from gnsnn_jax.training.loop import check_experiment
 from gnsnn_jax.training.records import read_metrics
-from gnsnn_jax.training.runs import CURVES, choose_run
+from gnsnn_jax.training.runs import CONFIG, CURVES, check_resumed, create_run, default_workdir, resumed_run
 
 DIGITS = Path(__file__).parent / "configs" / "digits.toml"
 
@@ -21,7 +21,7 @@ DIGITS = Path(__file__).parent / "configs" / "digits.toml"
 def parse(arguments: list[str] | None = None):
     """The command line, and the settings on it as text by dotted name."""
     parser = Parser(prog="train.py", description=__doc__)
-    parser.add_argument("config", nargs="?", type=Path, default=DIGITS, help="TOML file (configs/digits.toml)")
+    parser.add_argument("config", nargs="?", type=Path, help="TOML file (configs/digits.toml)")
     parser.add_argument("--workdir", type=directory, help="run directory (runs/NAME-DATE-TIME)")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--overwrite", action="store_true", help="set the run that the directory holds aside")
@@ -39,10 +39,14 @@ def main() -> None:
     started = time.perf_counter()
     command, overrides = parse()
     start_processes(command.coordinator, command.processes, command.process_id)
-    config = load_config(command.config, overrides)
+    experiment = command.config or DIGITS
+    resumed = resumed_run(command.workdir, experiment) if command.resume else None
+    own = resumed / CONFIG if resumed else DIGITS  # of the run, unless the command names one
+    config = load_config(command.config or own, overrides)
     dataset = load_dataset(config.data, config.training.seed)
     check_experiment(config, dataset)
-    workdir = choose_run(command, config)
+    workdir = resumed or command.workdir or default_workdir(experiment, agreed_time())
+    in_first(lambda: check_resumed(workdir, config) if resumed else create_run(workdir, config, command.overwrite))
     summary = run_experiment(workdir, config, dataset, started)
     in_first(lambda: plot_curves(read_metrics(workdir), workdir / CURVES))
     console.print(

@@ -1,9 +1,10 @@
-"""Images a second that the input pipeline gives by itself: streamed from disk, and from memory with augmentation.
+"""Images a second that the input pipeline gives by itself, beside those that a training step takes.
 
-    python benchmarks/input_pipeline.py [--workers 0 1 2] [--photos N] [--output FILE]
+    python benchmarks/input_pipeline.py [--workers 0 1 2] [--photos N] [--batch N] [--output FILE]
 
-Streamed: photos of 500x375 pixels as JPEG, cut at random to 224x224, by number of worker processes. From memory: 50,000
-images of 32x32 pixels on the device, a batch gathered and augmented by CIFAR-10's recipe in one jitted function.
+Streamed: photos of 500x375 pixels as JPEG, cut at random to 224x224, by number of worker processes; the step is that of
+the ImageNet recipe of ResNet-34. From memory: 50,000 images of 32x32 pixels on the device, a batch gathered and
+augmented by CIFAR-10's recipe in one jitted function; the step is that of this recipe, which holds the augmentation.
 """
 
 import io
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,14 +27,15 @@ from rich.table import Table
 from gnsnn_jax.command_line import Parser, console, count, run_script
 from gnsnn_jax.training.augmentation import augment
 from gnsnn_jax.training.config import Data, load_config
-from gnsnn_jax.training.data import Statistics, Stream, load_dataset
+from gnsnn_jax.training.data import Dataset, Split, Stream, load_dataset
+from gnsnn_jax.training.loop import initial_state, make_plan, train_step
 from gnsnn_jax.training.statistics import PUBLISHED
 from gnsnn_jax.training.streaming import usable_cores
 
-BATCH = 128
-STEPS = 8  # that are timed together
+STEPS = 8  # of a pipeline that are timed together
 REPEATS = 5  # of which the median counts
-CIFAR10 = Path(__file__).parent.parent / "configs" / "cifar10_vgg16.toml"
+CONFIGS = Path(__file__).parent.parent / "configs"
+CIFAR10, IMAGENET = CONFIGS / "cifar10_vgg16.toml", CONFIGS / "imagenet_resnet34.toml"
 PACKAGES = ("jax", "numpy", "grain", "array_record", "pillow", "tensorflow-datasets")
 
 
@@ -41,6 +44,9 @@ def parse(arguments: list[str] | None = None):
     cores = usable_cores()
     parser.add_argument("--workers", nargs="+", type=int, default=sorted({0, 1, cores // 2, cores}), help="processes")
     parser.add_argument("--photos", type=count, default=512, help="photos on disk (512)")
+    parser.add_argument("--batch", type=count, default=128, help="images that a pipeline gives at once (128)")
+    parser.add_argument("--train-batch", type=count, default=16, help="small images of a training step (16)")
+    parser.add_argument("--train-photos", type=count, default=2, help="photos of a training step (2), 1 GiB each")
     parser.add_argument("--output", type=Path, default=Path("input_pipeline.json"), help="JSON to write")
     return parser.parse_args(arguments)
 
@@ -50,13 +56,14 @@ class Shuffled:
     """An order that takes samples at random."""
 
     samples: int
+    batch: int
 
     def __call__(self, step: int) -> np.ndarray:
-        return np.random.default_rng(step).integers(0, self.samples, BATCH)
+        return np.random.default_rng(step).integers(0, self.samples, self.batch)
 
 
-def photos(directory: Path, samples: int) -> Stream:
-    """A training split of photos on disk, each of waves and noise in about the 110 kB of ImageNet's."""
+def photos(directory: Path, samples: int) -> Dataset:
+    """A data set of photos on disk, each of waves and noise in about the 110 kB of ImageNet's."""
     import tensorflow_datasets as tfds
     from PIL import Image
 
@@ -87,33 +94,40 @@ def photos(directory: Path, samples: int) -> Stream:
     tfds.disable_progress_bar()
     Photos(data_dir=directory, file_format="array_record").download_and_prepare()
     settings = Data(name="photos", directory=str(directory), image_size=224, resized_crop=True, memory_limit=0)
-    return load_dataset(replace(settings, mean=(128.0,) * 3, deviation=(64.0,) * 3), seed=0).train
+    return load_dataset(replace(settings, mean=(128.0,) * 3, deviation=(64.0,) * 3), seed=0)
 
 
-def rate(step) -> float:
-    """Images a second, the median of REPEATS times STEPS calls, after one that may start or compile something."""
-    step()
+def small_images() -> Dataset:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)
+    split = Split(images, random.integers(0, 10, len(images), dtype=np.int32))
+    return Dataset("small", 10, split, split, split, PUBLISHED["cifar10"])
+
+
+def calls_a_second(call, calls: int) -> float:
+    """The median of REPEATS times some calls, after one that may start or compile something."""
+    call()
     seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        for _ in range(STEPS):
-            step()
+        for _ in range(calls):
+            call()
         seconds.append(time.perf_counter() - started)
-    return BATCH * STEPS / statistics.median(seconds)
+    return calls / statistics.median(seconds)
 
 
-def streamed(stream: Stream, workers: int) -> float:
-    batches = replace(stream, workers=workers).read(Shuffled(stream.count), range(1 + STEPS * REPEATS))
+def streamed(stream: Stream, workers: int, batch: int) -> float:
+    batches = replace(stream, workers=workers).read(Shuffled(stream.count, batch), range(1 + STEPS * REPEATS))
     try:
-        return rate(lambda: next(batches))
+        return batch * calls_a_second(lambda: next(batches), STEPS)
     finally:
         batches.close()
 
 
-def from_memory(settings: Data, known: Statistics) -> float:
-    random = np.random.default_rng(0)
-    images = jnp.asarray(random.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8))
-    order, key, steps = Shuffled(len(images)), jax.random.key(0), iter(range(1 + STEPS * REPEATS))
+def from_memory(dataset: Dataset, settings: Data, batch_size: int) -> float:
+    images, known = jnp.asarray(dataset.train.images), dataset.statistics
+    order, key = Shuffled(len(images), batch_size), jax.random.key(0)
+    steps = iter(range(1 + STEPS * REPEATS))
 
     @jax.jit
     def batch(images, indices, step):
@@ -123,7 +137,23 @@ def from_memory(settings: Data, known: Statistics) -> float:
         step = next(steps)
         batch(images, order(step), step).block_until_ready()
 
-    return rate(run)
+    return batch_size * calls_a_second(run, STEPS)
+
+
+def trained(dataset: Dataset, recipe: Path, batch_size: int) -> float:
+    """Images a second of training steps on a batch that is on the device already."""
+    config = load_config(recipe)
+    config = replace(config, training=replace(config.training, batch_size=batch_size))
+    plan = make_plan(config, dataset)
+    images, labels = jax.device_put(dataset.train.take(np.arange(batch_size)))
+    step = jax.jit(partial(train_step, plan), donate_argnums=0)
+    state = initial_state(plan)
+
+    def run():
+        nonlocal state
+        state = jax.block_until_ready(step(state, images[None], labels[None]))
+
+    return batch_size * calls_a_second(run, 1)
 
 
 def machine() -> dict[str, str]:
@@ -135,19 +165,32 @@ def machine() -> dict[str, str]:
     }
 
 
-def main() -> None:
-    command = parse()
-    found = {"machine": machine(), "batch": BATCH, "images_per_second": {}}
+def measure(command) -> list[dict]:
+    """A row for each pipeline: its images a second, those of the training step, and how many times as many it gives."""
+    rows = []
     with tempfile.TemporaryDirectory() as directory:
-        stream = photos(Path(directory), command.photos)
+        dataset = photos(Path(directory), command.photos)
+        step = trained(dataset, IMAGENET, command.train_photos)
         for workers in command.workers:
             name = f"streamed, {workers} workers" if workers else "streamed, threads"
-            found["images_per_second"][name] = streamed(stream, workers)
-    found["images_per_second"]["from memory"] = from_memory(load_config(CIFAR10).data, PUBLISHED["cifar10"])
+            rows.append((name, streamed(dataset.train, workers, command.batch), step))
+    dataset = small_images()
+    step = trained(dataset, CIFAR10, command.train_batch)
+    rows.append(("from memory", from_memory(dataset, load_config(CIFAR10).data, command.batch), step))
+    names = ("input", "images_per_second", "training_images_per_second")
+    return [dict(zip(names, row, strict=True)) | {"ratio": row[1] / row[2]} for row in rows]
+
+
+def main() -> None:
+    command = parse()
+    batches = {"batch": command.batch, "train_batch": command.train_batch, "train_photos": command.train_photos}
+    found = {"machine": machine(), **batches, "inputs": measure(command)}
     command.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    table = Table("input", "images/s", title=", ".join(f"{name} {value}" for name, value in found["machine"].items()))
-    for name, value in found["images_per_second"].items():
-        table.add_row(name, f"{value:,.0f}")
+    table = Table("input", title=", ".join(f"{name} {value}" for name, value in found["machine"].items()))
+    for column in ("images/s", "training step", "ratio"):
+        table.add_column(column, justify="right")
+    for name, *values, ratio in (row.values() for row in found["inputs"]):
+        table.add_row(name, *(f"{value:,.1f}" for value in values), f"{ratio:.1f}")
     console.print(table)
 
 

@@ -34,13 +34,13 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("place")
 
 
-def start(place, workdir, *arguments):
+def start(place, workdir, *arguments, settings=SETTINGS):
     """Training that saves its state after every step; compiled programs are kept for the next process."""
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    command = [sys.executable, str(ROOT / "train.py"), *SETTINGS, "--workdir", str(workdir), "--resume", *arguments]
+    command = [sys.executable, str(ROOT / "train.py"), *settings, "--workdir", str(workdir), "--resume", *arguments]
     return subprocess.Popen(
         command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -199,3 +199,9 @@ def test_a_run_resumes_with_its_own_settings_only(undisturbed, place):
     assert process.returncode == 2
     assert "was started with other settings (training.seed = 0 instead of 1)" in errors
     assert load_config(undisturbed / "config.toml").training.seed == 0
+
+
+def test_a_run_that_is_named_alone_resumes_with_its_settings(undisturbed, place):
+    output = finished(start(place, "undisturbed", settings=[]))
+    assert "best epoch" in output
+    assert load_config(undisturbed / "config.toml").training.epochs == 10

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-from argparse import Namespace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 
 from gnsnn_jax.errors import InputError
-from gnsnn_jax.training import checkpoints, devices
+from gnsnn_jax.training import checkpoints
 from gnsnn_jax.training.config import Config, differences, load_config, save_config
 from gnsnn_jax.training.records import EVENTS, METRICS
 
@@ -36,26 +35,18 @@ def default_workdir(config_path: Path, time: float | None = None) -> Path:
     return RUNS / f"{config_path.stem}-{moment:%Y%m%d-%H%M%S}"
 
 
+def resumed_run(workdir: Path | None, config_path: Path) -> Path | None:
+    """The run to go on with, if there is one: that in the work directory, or the newest unfinished one under runs/."""
+    if workdir is None:
+        return unfinished_run(config_path)
+    return workdir if (workdir / CONFIG).is_file() else None
+
+
 def unfinished_run(config_path: Path) -> Path | None:
     """The newest run of an experiment under runs/ that has not come to its end, if there is one."""
     found = [path.parent for path in RUNS.glob(f"{glob.escape(config_path.stem)}-*/{CONFIG}")]
     found = [run for run in found if not (run / SUMMARY).exists()]
     return max(found, key=lambda run: (run / CONFIG).stat().st_mtime, default=None)
-
-
-def choose_run(command: Namespace, config: Config) -> Path:
-    """The run directory of a command line of train.py: a new one, or with --resume one that goes on.
-
-    --resume without --workdir takes the newest unfinished run of the experiment, and begins one
-    where there is none. Raises InputError where a run cannot begin or go on there.
-    """
-    held = unfinished_run(command.config) if command.resume else None
-    workdir = command.workdir or held or default_workdir(command.config, devices.agreed_time())
-    resumes = command.resume and (workdir / CONFIG).is_file()
-    devices.in_first(
-        lambda: check_resumed(workdir, config) if resumes else create_run(workdir, config, command.overwrite)
-    )
-    return workdir
 
 
 def create_run(workdir: Path, config: Config, overwrite: bool) -> None:
