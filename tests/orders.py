@@ -26,11 +26,12 @@ class Shuffled:
 
 @dataclass(frozen=True)
 class Watching:
-    """Raises in a process that decodes unless it leaves the accelerator and Ctrl-C to its parent."""
+    """Raises in a process that decodes unless it leaves accelerator and signals to its parent."""
 
     def __call__(self, step: int) -> np.ndarray:
         if multiprocessing.parent_process() is not None:
-            kept_away = jax.config.jax_platforms == "cpu", signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            ignored = [signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGINT, signal.SIGTERM)]
+            kept_away = jax.config.jax_platforms == "cpu", *ignored
             if not all(kept_away):
-                raise InputError(f"accelerator and Ctrl-C kept away: {kept_away}")
+                raise InputError(f"accelerator and signals kept away: {kept_away}")
         return np.arange(2)

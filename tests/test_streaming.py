@@ -193,7 +193,7 @@ def test_no_steps_are_no_batches(dataset):
     assert list(dataset.train.read(Shuffled(90, 8), range(3, 3))) == []
 
 
-def test_processes_that_decode_leave_the_accelerator_and_ctrl_c_to_their_parent(dataset):
+def test_processes_that_decode_leave_accelerator_and_signals_to_their_parent(dataset):
     assert [batch.labels.shape for batch in replace(dataset.train, workers=1).read(Watching(), range(2))] == [(2,)] * 2
 
 

@@ -9,7 +9,8 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,9 @@ from gnsnn_jax.training.prepared import Records, allow_many_files
 ROWS = 32  # samples that are decoded and handed over together: a step has several workers, and memory stays small
 AHEAD = 2  # such pieces that each worker holds ready, and threads in which it decodes
 SHARED_MEMORY = Path("/dev/shm")
+# Signals that may go to all processes of a job, and that those which decode leave to their parent: it comes to the end
+# of its step, saves and ends them.
+FOR_PARENT = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,13 +149,24 @@ class _Pieces:
 def _next(decoded: Iterator[Batch]) -> Batch:
     """Raises InputError where a worker did, or died; without the frames of the first error, which hold memory."""
     try:
-        return next(decoded)
+        with _held_back(FOR_PARENT):
+            return next(decoded)
     except InputError as error:
         reason = str(error)
     except RuntimeError as error:
         told = str(error).split(". ")[0]
         reason = f"a process that reads the data has died ({told}); if memory ran out, lower data.workers"
     raise InputError(reason)
+
+
+@contextmanager
+def _held_back(signals: Iterable[int]) -> Iterator[None]:
+    """No process that is started within the context is reached by the signals, until it says itself what they do."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @lru_cache(maxsize=2 * AHEAD)
@@ -161,9 +176,10 @@ def _indices(order: Order, step: int) -> np.ndarray:
 
 
 def _start_worker(worker: int, workers: int) -> None:
-    """Makes a process that decodes leave the accelerator and Ctrl-C to its parent, and end when that ends."""
+    """Makes a process that decodes leave accelerator and signals to its parent, and end when that ends."""
     jax.config.update("jax_platforms", "cpu")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in FOR_PARENT:
+        signal.signal(number, signal.SIG_IGN)
     allow_many_files()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
