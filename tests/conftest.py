@@ -1,8 +1,21 @@
-"""Tests run strict: no implicit promotion of types or ranks, shapes in annotations checked, warnings as errors."""
+"""Tests run strict: no implicit promotion of types or ranks, shapes in annotations checked, warnings as errors.
+
+What one of them compiles, all processes of a run of tests share.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
 
 import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.mkdtemp(prefix="gnsnn_jax-compiled-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
 
 install_import_hook("gnsnn_jax", "beartype.beartype")
 

@@ -35,15 +35,9 @@ def place(tmp_path_factory):
 
 
 def start(place, workdir, *arguments, settings=SETTINGS):
-    """Training that saves its state after every step; compiled programs are kept for the next process."""
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    """Training that saves its state after every step."""
     command = [sys.executable, str(ROOT / "train.py"), *settings, "--workdir", str(workdir), "--resume", *arguments]
-    return subprocess.Popen(
-        command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finished(process):

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from gnsnn_jax.errors import InputError
 
@@ -40,6 +39,8 @@ class Records:
         unfinished = self.path.with_suffix(".unfinished")
         unfinished.write_text("".join(map(_line, kept)), encoding="utf-8")
         unfinished.replace(self.path)
+        from tensorboardX import SummaryWriter  # slow, as it imports PyTorch where there is one
+
         self.events = SummaryWriter(str(workdir / EVENTS), purge_step=step + 1)
 
     def add(self, metrics: Mapping[str, Any], step: int, params: Any) -> None:
