@@ -27,11 +27,11 @@ def parse(arguments: list[str] | None = None):
     parser.add_argument("--members", type=count, help="members m of a group neuron (the levels L)")
     parser.add_argument("--probe-steps", type=count, help="probe steps of COS, rho (the levels L)")
     parser.add_argument("--passes", type=count, default=1, help="passes of COS (1)")
+    parser.add_argument("--thresholds", metavar="RULE", help="for ReLUs: mse, percentile, max, balance (by method)")
     parser.add_argument(
-        "--thresholds",
-        metavar="RULE",
-        help="for ReLUs: mse, percentile, max or balance (balance for if, mse for others)",
-    )
+        "--channel-axis", type=int, metavar="AXIS",
+        help="for ReLUs: a threshold for each channel, -1 for channels last and -3 for [C, H, W] (one an activation)",
+    )  # fmt: skip
     parser.add_argument("--batch-size", type=count, default=256, help="samples at a time (256)")
     add_process_options(parser)
     add_import_options(parser.add_argument_group("weights from PyTorch, or a network of your own, instead of a run"))
@@ -56,6 +56,7 @@ def main() -> None:
         probe_steps=command.probe_steps or levels,
         passes=command.passes,
         thresholds=command.thresholds,
+        channel_axis=command.channel_axis,
     )
     report, networks = compare_methods(run, dataset, methods, steps, command.batch_size)
     if command.weights or command.network:

@@ -15,7 +15,8 @@ from gnsnn_jax.thresholds import RULES
 class Method:
     """What turns a network into a spiking one, in words and numbers that can be stored.
 
-    `thresholds` names the rule of `find_thresholds` for ReLUs, where one is chosen.
+    `thresholds` names the rule of `find_thresholds` for ReLUs, where one is chosen; `channel_axis` is the
+    axis whose entries get one each, None where one serves an activation.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Method:
     probe_steps: int = 0
     passes: int = 0
     thresholds: str | None = None
+    channel_axis: int | None = None
 
     def make_neuron(self) -> Neuron:
         return NEURONS[self.neuron](self.members)
@@ -52,12 +54,19 @@ class Method:
 
 
 def parse_method(
-    text: str, *, members: int, probe_steps: int, passes: int = 1, thresholds: str | None = None
+    text: str,
+    *,
+    members: int,
+    probe_steps: int,
+    passes: int = 1,
+    thresholds: str | None = None,
+    channel_axis: int | None = None,
 ) -> Method:
     """Reads a name such as "GN+COS"; without a neuron in it, the neuron is IF.
 
-    `members` (m) goes to group neurons, `probe_steps` (rho) and `passes` to calibrations, `thresholds` to
-    networks of ReLUs. Raises InputError for unknown or repeated parts, unknown rules and numbers below 1.
+    `members` (m) goes to group neurons, `probe_steps` (rho) and `passes` to calibrations, `thresholds`
+    and `channel_axis` to networks of ReLUs. Raises InputError for unknown or repeated parts, unknown rules and
+    numbers below 1.
     """
     if thresholds is not None and thresholds not in RULES:
         raise InputError(f"unknown rule {thresholds!r}; there are {', '.join(RULES)}{nearest(thresholds, RULES)}")
@@ -74,9 +83,9 @@ def parse_method(
     neuron = neurons[0] if neurons else "if"
     members = NEURONS[neuron](members).members
     if not calibrations:
-        return Method(neuron.upper(), neuron, members, thresholds=thresholds)
+        return Method(neuron.upper(), neuron, members, thresholds=thresholds, channel_axis=channel_axis)
     name = calibrations[0] if neuron == "if" else f"{neuron}+{calibrations[0]}"
-    return Method(name.upper(), neuron, members, calibrations[0], probe_steps, passes, thresholds)
+    return Method(name.upper(), neuron, members, calibrations[0], probe_steps, passes, thresholds, channel_axis)
 
 
 def parse_methods(texts: Sequence[str], **options: int | str | None) -> list[Method]:

@@ -92,15 +92,18 @@ def test_a_network_of_ones_own_gives_the_files_of_a_run(here, monkeypatch, capsy
     assert found["IF"]["accuracy"]["32"] > report["ann_accuracy"] - 0.01
     shown = capsys.readouterr().out
     assert "networks_of_tests:trained on digits, 450 test samples" in shown
-    assert "GN by mse, IF by balance" in shown
+    assert "one for each activation, from training images: GN by mse, IF by balance" in shown
     test = load_dataset(Data(), 0).test
     outputs = gs.load_converted(here / "own" / "converted" / "gn")(test.images, steps=4)
     accuracy = gs.accuracy_over_time(outputs, jnp.asarray(test.labels))
     np.testing.assert_allclose(accuracy[np.asarray([0, 3])], [found["GN"]["accuracy"][t] for t in "14"], atol=1e-6)
 
-    run_convert(monkeypatch, "own", "--methods", "gn", "--steps", "1,4")
-    again = json.loads((here / "own" / "report.json").read_text())
-    assert again["methods"][0]["accuracy"] == {t: found["GN"]["accuracy"][t] for t in "14"}
+    run_convert(monkeypatch, "own", "--methods", "gn", "--steps", "1,4", "--channel-axis", "-1")
+    (again,) = json.loads((here / "own" / "report.json").read_text())["methods"]
+    assert again["channel_axis"] == -1
+    assert again["agreement"]["4"] > 0.95
+    (threshold,) = gs.load_converted(here / "own" / "converted" / "gn").thresholds.values()
+    assert threshold.shape == (300,)
 
 
 @pytest.mark.parametrize(
@@ -142,10 +145,11 @@ def test_what_cannot_be_converted_is_refused_in_one_sentence_and_leaves_nothing(
             [*NETWORK, "--thresholds", "mes"],
             "unknown rule 'mes'; there are max, percentile, mse, balance; did",
         ),
+        ([*NETWORK, "--channel-axis", "1"], "channel_axis counts from the right and must be below 0, got 1"),
         ([*NETWORK, "--levels", "0"], "model.levels: input should be greater than or equal to 1"),
         (
             [*NETWORK, "--network", "networks_of_tests:own_thresholds", "--thresholds", "mse"],
-            "thresholds by 'mse' are for ReLUs, but the activations of networks_of_tests:own_thresholds have their own",
+            "the activations of networks_of_tests:own_thresholds have thresholds of their own",
         ),
     ],
 )

@@ -60,9 +60,9 @@ def _convert_all(
     if needs_thresholds(first):
         networks = [replace(first, method=replace(method, thresholds=method.rule)) for method in methods]
         return with_thresholds(networks, dataset, run.config.training.seed, batch_size)
-    if chosen := [method for method in methods if method.thresholds]:
+    if any(method.thresholds or method.channel_axis is not None for method in methods):
         raise InputError(
-            f"thresholds by {chosen[0].thresholds!r} are for ReLUs, but the activations of {run.config.model.name} "
-            "have their own; leave --thresholds out"
+            f"the activations of {run.config.model.name} have thresholds of their own, so none are looked for; leave "
+            "--thresholds and --channel-axis out"
         )
     return [replace(first, method=method) for method in methods]

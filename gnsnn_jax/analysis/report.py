@@ -49,6 +49,7 @@ def _method_report(result: Result, ann_predictions: np.ndarray, steps: Sequence[
         "members": method.members,
         "probe_steps": method.probe_steps,
         "thresholds": method.thresholds,
+        "channel_axis": method.channel_axis,
         "accuracy": over_steps(evaluation.accuracy),
         "agreement": over_steps(lambda t: evaluation.agreement(ann_predictions, t)),
         "latency_steps": over_steps(method.latency),
@@ -64,9 +65,11 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     )
     console.print(_table(report), crop=False, no_wrap=True, overflow="ignore")
     console.print("latency: steps until the answer, ρ + T; spikes: per neuron and inference")
-    rules = [f"{method['name']} by {method['thresholds']}" for method in report["methods"] if method["thresholds"]]
-    if rules:
-        console.print(f"thresholds, from training images: {', '.join(rules)}", soft_wrap=True)
+    found = [method for method in report["methods"] if method["thresholds"]]
+    if found:
+        rules = ", ".join(f"{method['name']} by {method['thresholds']}" for method in found)
+        each = "activation" if found[0]["channel_axis"] is None else "channel"
+        console.print(f"thresholds, one for each {each}, from training images: {rules}", soft_wrap=True)
 
 
 def described(report: dict[str, Any]) -> str:

@@ -117,13 +117,20 @@ def with_thresholds(
     if there is one, are left out.
     """
     images = training_images(dataset, THRESHOLD_IMAGES, seed)
-    find = partial(find_thresholds, networks[0].apply(), variables=networks[0].variables)
-    rule_of = lambda network: (network.method.rule, network.method.levels(network.steps))
+    search_of = lambda network: (network.method.rule, network.method.levels(network.steps), network.method.channel_axis)
     found = {}
-    for rule, levels in dict.fromkeys(map(rule_of, networks)):
-        thresholds = find(_normalised_batches(images, dataset.statistics, batch_size), levels, method=rule)
-        found[rule, levels] = jax.tree.map(np.asarray, devices.agreed_arrays(thresholds))
-    return [replace(network, thresholds=found[rule_of(network)]) for network in networks]
+    for search in dict.fromkeys(map(search_of, networks)):
+        batches = _normalised_batches(images, dataset.statistics, batch_size)
+        thresholds = _find(networks[0], batches, *search)
+        found[search] = jax.tree.map(np.asarray, devices.agreed_arrays(thresholds))
+    return [replace(network, thresholds=found[search_of(network)]) for network in networks]
+
+
+def _find(
+    network: ConvertedNetwork, batches: Iterator[Array], rule: str, levels: int, channel_axis: int | None
+) -> dict[str, Array]:
+    find = partial(find_thresholds, network.apply(), batches, levels, method=rule, variables=network.variables)
+    return find() if channel_axis is None else find(per_channel=True, channel_axis=channel_axis)
 
 
 def _normalised_batches(images: np.ndarray, statistics: Statistics, batch_size: int) -> Iterator[Array]:
