@@ -81,7 +81,8 @@ def verify(ann: Callable, snn: Callable, batches: Iterable[Any], *, variables: A
 
 
 def _converted(snn: Callable) -> SpikingFunction:
-    spiking = getattr(snn, "__wrapped__", snn)  # what jax.jit is around of
+    # Of jax.jit alone: what other transformations are around does not take the same arguments.
+    spiking = snn.__wrapped__ if isinstance(snn, jax.stages.Wrapped) else snn
     if not isinstance(spiking, SpikingFunction):
         raise TypeError(f"snn must be what to_spiking returned, or jax.jit of that, got {snn!r}")
     if jax.tree.leaves(spiking.time_axes):

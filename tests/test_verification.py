@@ -144,3 +144,5 @@ def test_what_cannot_be_compared_is_refused(of_if):
         gs.verify(ann, converted(time_axes=0), [X])
     with pytest.raises(TypeError, match="what to_spiking returned"):
         gs.verify(ann, ann, [X])
+    with pytest.raises(TypeError, match="what to_spiking returned"):
+        gs.verify(jax.vmap(ann), jax.vmap(snn), [X])
