@@ -27,9 +27,14 @@ def parse(arguments: list[str] | None = None):
     parser.add_argument("--members", type=count, help="members m of a group neuron (the levels L)")
     parser.add_argument("--probe-steps", type=count, help="probe steps of COS, rho (the levels L)")
     parser.add_argument("--passes", type=count, default=1, help="passes of COS (1)")
-    parser.add_argument("--batch-size", type=count, default=256, help="test samples at a time (256)")
+    parser.add_argument("--thresholds", metavar="RULE", help="for ReLUs: mse, percentile, max, balance (by method)")
+    parser.add_argument(
+        "--channel-axis", type=int, metavar="AXIS",
+        help="for ReLUs: a threshold for each channel, -1 for channels last and -3 for [C, H, W] (one an activation)",
+    )  # fmt: skip
+    parser.add_argument("--batch-size", type=count, default=256, help="samples at a time (256)")
     add_process_options(parser)
-    add_import_options(parser.add_argument_group("a network from PyTorch instead of a run"))
+    add_import_options(parser.add_argument_group("weights from PyTorch, or a network of your own, instead of a run"))
     return parser.parse_args(arguments)
 
 
@@ -43,16 +48,18 @@ def main() -> None:
     command = parse()
     steps = parse_steps(command.steps)
     start_processes(command.coordinator, command.processes, command.process_id)
-    run, dataset = import_run(command) if command.weights else chosen_run(command)
+    run, dataset = import_run(command) if command.weights or command.network else chosen_run(command)
     levels = run.config.model.levels
     methods = parse_methods(
         separated(command.methods),
         members=command.members or levels,
         probe_steps=command.probe_steps or levels,
         passes=command.passes,
+        thresholds=command.thresholds,
+        channel_axis=command.channel_axis,
     )
     report, networks = compare_methods(run, dataset, methods, steps, command.batch_size)
-    if command.weights:
+    if command.weights or command.network:
         keep_import(run, command)
     in_first(lambda: keep_report(run.directory, report))
     for name, network in networks.items():

@@ -13,6 +13,7 @@ from gnsnn_jax.folding import fold_batch_norm
 from gnsnn_jax.neurons import Neuron, group_neuron, integrate_and_fire, run
 from gnsnn_jax.sites import Site, sites
 from gnsnn_jax.thresholds import find_thresholds
+from gnsnn_jax.verification import Verification, verify
 
 # Loaded when first used, so that the method needs nothing but jax.
 _LAZY = {
@@ -28,6 +29,7 @@ __all__ = [
     "InputError",
     "Neuron",
     "Site",
+    "Verification",
     "accuracy_over_time",
     "build",
     "find_thresholds",
@@ -43,6 +45,7 @@ __all__ = [
     "sites",
     "staircase",
     "to_spiking",
+    "verify",
 ]
 
 use_products_for_small_maps()

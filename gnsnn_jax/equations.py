@@ -81,6 +81,7 @@ def scope_of(eqn: JaxprEqn) -> tuple[str, ...]:
 
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "equinox", "haiku", "einops", "jaxtyping", "beartype", "numpy")
+_NN = str(Path("jax", "_src", "nn", "functions.py"))
 _PYTHON = ("contextlib", "functools", "dataclasses", "threading", "runpy")
 _METHOD = tuple(
     str(Path(__file__).parent / f"{name}.py")
@@ -95,6 +96,13 @@ def place_of(eqn: JaxprEqn) -> str | None:
         if not frame.file_name.startswith(libraries):
             return f"{frame.file_name}:{frame.line_num}"
     return None
+
+
+def library_function(eqn: JaxprEqn) -> str | None:
+    """The function of `jax.nn` that an equation is a part of, such as gelu, if JAX knows."""
+    traceback = eqn.source_info.traceback
+    names = [frame.function_name for frame in (traceback.frames if traceback else []) if frame.file_name.endswith(_NN)]
+    return names[-1] if names else None
 
 
 def _library_roots() -> tuple[str, ...]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from gnsnn_jax.activations import align
-from gnsnn_jax.equations import called_by, inner_jaxprs, place_of
+from gnsnn_jax.equations import called_by, inner_jaxprs
 from gnsnn_jax.errors import InputError, nearest
-from gnsnn_jax.program import Network, Operation, Slot, holds_activation, network_of
+from gnsnn_jax.program import Network, Operation, Origin, Slot, holds_activation, network_of
 
 SHOWN_NAMES = 8  # in a sentence
 
@@ -62,33 +62,37 @@ def flatten(
     network, thresholds = network_of(traced), thresholds or {}
     _check_names(network, thresholds)
     sorting = _Sorting(network, inputs_have_time, thresholds)
-    for operation in network.operations:
-        sorting.add(operation)
     if sorting.refusals.lines:
         raise InputError(_refusal_text(sorting.refusals.lines))
     if not sorting.program.activations:
-        raise InputError(_nothing_to_convert(network))
+        raise InputError(_nothing_to_convert(network, inputs_have_time))
     return sorting.program
 
 
-class _Refusals:
+class _Refusals(NamedTuple):
     """What cannot be converted, each with its place: the innermost line of the user's code, which for
     an operation in a library function that JAX traced by itself is the line that called the function."""
 
-    def __init__(self, lines: list[str] | None = None, caller: str | None = None):
-        self.lines, self.caller = [] if lines is None else lines, caller
+    lines: list[str]
+    origin: Origin = Origin()
 
     def inside(self, eqn: JaxprEqn) -> _Refusals:
         """The same list, for the operations within an equation."""
-        return self.called_from(place_of(eqn) or self.caller)
+        return self.of(self.origin.inside(eqn))
 
-    def called_from(self, caller: str | None) -> _Refusals:
-        """The same list, for operations that were traced for this line of the user's code."""
-        return _Refusals(self.lines, caller)
+    def of(self, origin: Origin) -> _Refusals:
+        """The same list, for operations that come from there."""
+        return _Refusals(self.lines, origin)
 
     def add(self, eqn: JaxprEqn, remedy: str, what: str | None = None) -> None:
-        place = place_of(eqn) or self.caller or "unknown place"
+        place = self.origin.inside(eqn).place or "unknown place"
         self.lines.append(f"{place}: {what or eqn.primitive.name}: {remedy}")
+
+    def add_not_linear(self, eqn: JaxprEqn) -> None:
+        """Adds the operation, or the function of `jax.nn` that it is a part of."""
+        if function := self.origin.inside(eqn).function:
+            return self.add(eqn, FUNCTION_REMEDIES.get(function, _USE_ANOTHER), function)
+        return self.add(eqn, REMEDIES.get(eqn.primitive.name, _DEFAULT_REMEDY))
 
 
 class _Sorting:
@@ -98,12 +102,14 @@ class _Sorting:
         self.program.has_time = {
             slot for slot, has_time in zip(network.inputs, inputs_have_time, strict=True) if has_time
         }
-        self.refusals = _Refusals()
+        self.refusals = _Refusals([])
+        for operation in network.operations:
+            self._add(operation)
 
-    def add(self, operation: Operation) -> None:
+    def _add(self, operation: Operation) -> None:
         if operation.absorbed:
             return
-        refusals = self.refusals.called_from(operation.origin.place)
+        refusals = self.refusals.of(operation.origin)
         if operation.is_activation:
             operation = self._with_threshold(operation, refusals)
         have_time = [slot in self.program.has_time for slot in operation.inputs]
@@ -146,10 +152,13 @@ def _check_names(network: Network, thresholds: Mapping[str, Any]) -> None:
         )
 
 
-def _nothing_to_convert(network: Network) -> str:
+def _nothing_to_convert(network: Network, inputs_have_time: Sequence[bool]) -> str:
+    """Says so, and what will be in the way once the activations have thresholds."""
     names = [operation.activation.name for operation in network.activations]
     if names:
-        return f"the activations {_listed(names)} have no threshold; {_FIND_THRESHOLDS}"
+        sorting = _Sorting(network, inputs_have_time, dict.fromkeys(names, 1.0))
+        then = f"; but then {_refusal_text(sorting.refusals.lines)}" if sorting.refusals.lines else ""
+        return f"the activations {_listed(names)} have no threshold; {_FIND_THRESHOLDS}{then}"
     return (
         "found no activation to turn into neurons; conversion looks for gnsnn_jax.qcfs, jax.nn.relu and jax.nn.relu6, "
         "and behind weights for maximum(x, 0) and clip(x, 0, a)"
@@ -196,6 +205,12 @@ _TRAINING_NORM = (
     "if this is a batch norm, run it in inference mode (train=False, use_running_average=True); layer "
     "and group norms do not convert"
 )
+_APPLY_AFTERWARDS = "leave it out of the network and apply it to the outputs summed over time"
+# Of functions of jax.nn that are no activations.
+FUNCTION_REMEDIES = {
+    **dict.fromkeys(["softmax", "log_softmax", "logsumexp"], _APPLY_AFTERWARDS),
+    "standardize": _TRAINING_NORM,
+}
 REMEDIES = {
     **dict.fromkeys(["max", "min", "clamp", "tanh", "logistic", "erf", "sign", "abs"], _USE_ANOTHER),
     **dict.fromkeys(["square", "integer_pow", "pow", "sqrt", "rsqrt"], _TRAINING_NORM),
@@ -203,10 +218,7 @@ REMEDIES = {
         ["reduce_window_max", "reduce_max", "reduce_window", "reduce_min", "select_and_gather_add"],
         "the maximum of spike trains is not the maximum of their rates; use average pooling",
     ),
-    **dict.fromkeys(
-        ["exp", "log", "argmax", "argmin", "sort", "top_k"],
-        "leave it out of the network and apply it to the outputs summed over time",
-    ),
+    **dict.fromkeys(["exp", "log", "argmax", "argmin", "sort", "top_k"], _APPLY_AFTERWARDS),
     **dict.fromkeys(
         ["mul", "dot_general", "conv_general_dilated", "ragged_dot_general"],
         "it multiplies one spike train by another; only products with fixed values convert (" + _TRAINING_NORM + ")",
@@ -235,7 +247,7 @@ def _spread(eqn: JaxprEqn, have_time: Sequence[bool], refusals: _Refusals) -> li
     if called := called_by(eqn):
         return _spread_through(called.jaxpr, have_time, refusals.inside(eqn))
     if not _is_linear(eqn, have_time):
-        refusals.add(eqn, REMEDIES.get(name, _DEFAULT_REMEDY))
+        refusals.add_not_linear(eqn)
     return [True] * len(eqn.outvars)
 
 
@@ -275,7 +287,7 @@ def _spread_while(eqn: JaxprEqn, have_time: Sequence[bool], refusals: _Refusals)
     of_test, of_body = have_time[:test_consts], have_time[test_consts : test_consts + body_consts]
     body, carry = eqn.params["body_jaxpr"].jaxpr, have_time[test_consts + body_consts :]
     carry, _ = _spread_carry(body, of_body, carry, [], refusals.inside(eqn))
-    if any(_spread_through(eqn.params["cond_jaxpr"].jaxpr, [*of_test, *carry], _Refusals())):
+    if any(_spread_through(eqn.params["cond_jaxpr"].jaxpr, [*of_test, *carry], _Refusals([]))):
         refusals.add(eqn, "the number of passes must not depend on spikes")
     return carry
 
@@ -284,7 +296,7 @@ def _spread_carry(body: Jaxpr, fixed, carry, scanned, refusals: _Refusals) -> tu
     """What of the carry has time once some pass gave it time, and what of the body's outputs has."""
     carry = list(carry)
     while True:
-        found = _Refusals(caller=refusals.caller)
+        found = _Refusals([], refusals.origin)
         spread = _spread_through(body, [*fixed, *carry, *scanned], found)
         grown = [old or new for old, new in zip(carry, spread, strict=False)]
         if grown == carry:

@@ -28,6 +28,7 @@ from gnsnn_jax.equations import (
     called_by,
     has_own_gradient,
     inner_jaxprs,
+    library_function,
     place_of,
     scope_of,
 )
@@ -36,14 +37,16 @@ Slot = int  # names a value; every value of a network has its own
 
 
 class Origin(NamedTuple):
-    """Where in the user's code an operation comes from, as far as the calls around it tell."""
+    """Where an operation comes from, as far as the calls around it tell: line of the user's code, modules, and
+    function of `jax.nn`."""
 
     place: str | None = None
     scope: tuple[str, ...] = ()
+    function: str | None = None
 
     def inside(self, eqn: JaxprEqn) -> Origin:
         """The origin of the operations within an equation."""
-        return Origin(place_of(eqn) or self.place, self.scope + scope_of(eqn))
+        return Origin(place_of(eqn) or self.place, self.scope + scope_of(eqn), self.function or library_function(eqn))
 
 
 class Activation(NamedTuple):

@@ -18,7 +18,7 @@ from gnsnn_jax.activations import align
 from gnsnn_jax.equations import bind
 from gnsnn_jax.errors import InputError, at_least_one, nearest
 from gnsnn_jax.program import Network, Operation, evaluate, network_of
-from gnsnn_jax.tracing import arrays_of, of_arrays, trace
+from gnsnn_jax.tracing import arguments_of, arrays_of, of_arrays, trace
 
 BINS = 2048  # of a histogram from 0 to a power of two above all values: at most 1/1024 of the largest wide
 NEAREST, FARTHEST = 0.01, 8.0  # where the least squared error is looked for: farthest in deviations from the mean,
@@ -235,7 +235,7 @@ def find_thresholds(
     axis = _checked_axis(channel_axis) if per_channel else None
     states, step, network = None, None, None
     for batch in batches:
-        args = _arguments(batch, variables)
+        args = arguments_of(batch, variables)
         if step is None:
             network = _network_with_sites(ann, args)
             step = jax.jit(partial(_step, of_arrays(ann, args, {}), rule, axis), donate_argnums=0)
@@ -261,14 +261,6 @@ def _checked_axis(axis: int) -> int:
     if axis >= 0:
         raise InputError(f"channel_axis counts from the right and must be below 0, got {axis}")
     return axis
-
-
-def _arguments(batch: Any, variables: Any) -> tuple:
-    args = batch if isinstance(batch, tuple) else (batch,)
-    empty = [array.shape for array in arrays_of(args, {}) if not array.size]
-    if empty:
-        raise InputError(f"a batch holds an empty array of shape {empty[0]}; leave it out")
-    return args if variables is None else (variables, *args)
 
 
 def _network_with_sites(ann: Callable, args: tuple) -> Network:

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
+from gnsnn_jax.errors import InputError
+
 
 def is_array(leaf: Any) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
@@ -16,6 +18,18 @@ def is_array(leaf: Any) -> bool:
 
 def arrays_of(args: tuple, kwargs: Mapping[str, Any]) -> list[Any]:
     return [leaf for leaf in jax.tree.leaves((args, kwargs)) if is_array(leaf)]
+
+
+def arguments_of(batch: Any, variables: Any = None) -> tuple:
+    """The arguments that a batch holds, one or a tuple of several, after the variables where these are given.
+
+    Raises InputError for a batch with an empty array.
+    """
+    args = batch if isinstance(batch, tuple) else (batch,)
+    empty = [array.shape for array in arrays_of(args, {}) if not array.size]
+    if empty:
+        raise InputError(f"a batch holds an empty array of shape {empty[0]}; leave it out")
+    return args if variables is None else (variables, *args)
 
 
 def of_arrays(ann: Callable, args: tuple, kwargs: Mapping[str, Any]) -> Callable:

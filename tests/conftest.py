@@ -8,6 +8,10 @@ import os
 import shutil
 import tempfile
 
+import runpy
+import sys
+from pathlib import Path
+
 import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
@@ -25,6 +29,8 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+ROOT = Path(__file__).parent.parent
+
 # Each new shape compiles, so an example takes long and few of them go a long way.
 settings.register_profile(
     "compiled", max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -38,3 +44,21 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys, unchecked):
+    """Runs a script in this process; it must end with one sentence on standard error and status 2."""
+
+    def run(name, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        message = capsys.readouterr().err
+        assert exit.value.code == 2, message
+        assert message.startswith(f"{name}: error: ")
+        assert message.count("\n") == 1
+        return message
+
+    return run

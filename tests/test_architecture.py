@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "gnsnn_jax"
 METHOD = {
     "_types", "errors", "activations", "neurons", "calibration", "equations", "program", "linearity", "tracing",
-    "sites", "thresholds", "conversion", "convolution", "folding", "methods",
+    "sites", "thresholds", "conversion", "verification", "convolution", "folding", "methods",
 }  # fmt: skip
 # Which parts of the package a part may import, besides itself.
 ALLOWED = {

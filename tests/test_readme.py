@@ -3,28 +3,44 @@
 import re
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_runs_and_group_neurons_answer_at_once_as_the_network_does():
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len([line for line in example.splitlines() if line.strip()]) <= 12
-    images = jax.random.normal(jax.random.key(0), (50, 20))
+def example(number, **names):
+    """Runs an example of the README with these names; returns them with its own, and what it prints."""
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(examples) == 2
+    assert len([line for line in examples[number].splitlines() if line.strip()]) <= 12
     printed = []
-    names = {
-        "images": images,
-        "labels": jnp.zeros(50, jnp.int32),
-        "train": lambda network, images, labels: network.init(jax.random.key(1), images),
-        "print": printed.append,
-    }
-    exec(example, names)
+    names["print"] = lambda *values: printed.append(values if len(values) > 1 else values[0])
+    exec(examples[number], names)
+    return names, printed
+
+
+def test_the_example_runs_and_group_neurons_answer_at_once_as_the_network_does():
+    images = jax.random.normal(jax.random.key(0), (50, 20))
+    train = lambda network, images, labels: network.init(jax.random.key(1), images)
+    names, printed = example(0, images=images, labels=jnp.zeros(50, jnp.int32), train=train)
     outputs = names["Network"]().apply(names["variables"], images)
     assert printed[0].shape == (4,)
     assert printed[0][0] == (outputs.argmax(-1) == 0).mean()
+
+
+def test_a_relu_network_converts_as_the_example_says():
+    images = jax.random.normal(jax.random.key(0), (100, 20))
+    network = nn.Sequential([nn.Dense(64), nn.relu, nn.Dense(10)])
+    load = lambda: (network.apply, network.init(jax.random.key(1), images))
+    labels = load()[0](load()[1], images).argmax(-1)
+    _, (site, accuracy, verification) = example(1, images=images, labels=labels, load_network=load)
+    assert site == ("relu", "relu", (100, 64))
+    np.testing.assert_allclose(accuracy, verification.agreement, atol=1e-6)
+    assert accuracy.min() > 0.8
 
 
 def test_files_and_commands_that_the_readme_names_exist():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -27,24 +26,6 @@ STEPS = ["1", "2", "4", "8", "16", "32"]
 def script(name, *arguments, cwd):
     command = [sys.executable, str(ROOT / name), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
-
-
-@pytest.fixture
-def refused(tmp_path, monkeypatch, capsys, unchecked):
-    """Runs a script in this process; it must end with one sentence on standard error and status 2."""
-
-    def run(name, *arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            runpy.run_path(str(ROOT / name), run_name="__main__")
-        message = capsys.readouterr().err
-        assert exit.value.code == 2, message
-        assert message.startswith(f"{name}: error: ")
-        assert message.count("\n") == 1
-        return message
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -344,6 +344,24 @@ def test_relus_without_thresholds_are_refused_all_at_once_with_the_remedy(twice)
     assert "find_thresholds" in message
 
 
+def test_what_else_is_in_the_way_is_said_before_thresholds_are_looked_for():
+    ann = lambda x: nn.max_pool(jax.nn.gelu(jax.nn.relu(x @ WEIGHTS)).reshape(1, 4, 3, 1), (2, 2))
+    message = refused(ann, X)
+    assert "have no threshold" in message
+    assert "but then spikes reach 2 operations" in message
+    assert "gelu: conversion knows" in message
+    assert "reduce_window_max: " in message
+
+
+@pytest.mark.parametrize("name", "gelu silu softplus leaky_relu elu hard_tanh mish softmax log_softmax".split())
+def test_functions_of_jax_nn_are_refused_by_their_names_and_once(name):
+    ann = lambda x: getattr(jax.nn, name)(gs.qcfs(x, 1.0, 4))
+    head, line = refused(ann, X).splitlines()
+    assert head == "spikes reach an operation that is not linear in them:"
+    remedy = "leave it out of the network" if "softmax" in name else "conversion knows the activations relu"
+    assert f": {name}: {remedy}" in line
+
+
 def test_everything_in_the_way_is_refused_at_once():
     def ann(x):
         x = jax.nn.relu6(x @ WEIGHTS)

@@ -10,8 +10,9 @@ from typing import Any
 from gnsnn_jax.analysis.evaluation import evaluate_over_time, predict
 from gnsnn_jax.analysis.report import Result, make_report
 from gnsnn_jax.command_line import progress_bar
+from gnsnn_jax.errors import InputError
 from gnsnn_jax.methods import Method
-from gnsnn_jax.training.converted import ConvertedNetwork, convert
+from gnsnn_jax.training.converted import ConvertedNetwork, convert, needs_thresholds, with_thresholds
 from gnsnn_jax.training.data import Dataset, normalise
 from gnsnn_jax.training.runs import Run
 
@@ -19,11 +20,14 @@ from gnsnn_jax.training.runs import Run
 def compare_methods(
     run: Run, dataset: Dataset, methods: Sequence[Method], steps: Sequence[int], batch_size: int
 ) -> tuple[dict[str, Any], dict[str, ConvertedNetwork]]:
-    """Returns the report and the converted networks by directory name."""
+    """Returns the report and the converted networks by directory name.
+
+    Thresholds of ReLUs are found in batches of that size too.
+    """
     prepare = partial(normalise, to=dataset.statistics)
-    first = convert(run.config.model, run.variables, dataset, methods[0], steps[-1])
-    networks = {method.name.lower(): replace(first, method=method) for method in methods}
-    results = []
+    converted = _convert_all(run, dataset, methods, steps[-1], batch_size)
+    networks = {network.method.name.lower(): network for network in converted}
+    first, results = converted[0], []
     with progress_bar() as bar:
         for network in networks.values():
             task = bar.add_task(f"{network.method.name:>8}", total=dataset.test.count, note="test samples")
@@ -42,8 +46,23 @@ def compare_methods(
         model=run.config.model.name,
         levels=run.config.model.levels,
         labels=results[0].evaluation.labels,
-        ann_predictions=predict(first.network().apply, first.variables, dataset.test, prepare, batch_size),
+        ann_predictions=predict(first.apply(), first.variables, dataset.test, prepare, batch_size),
         results=results,
         steps=steps,
     )
     return report, networks
+
+
+def _convert_all(
+    run: Run, dataset: Dataset, methods: Sequence[Method], steps: int, batch_size: int
+) -> list[ConvertedNetwork]:
+    first = convert(run.config.model, run.variables, dataset, methods[0], steps)
+    if needs_thresholds(first):
+        networks = [replace(first, method=replace(method, thresholds=method.rule)) for method in methods]
+        return with_thresholds(networks, dataset, run.config.training.seed, batch_size)
+    if any(method.thresholds or method.channel_axis is not None for method in methods):
+        raise InputError(
+            f"the activations of {run.config.model.name} have thresholds of their own, so none are looked for; leave "
+            "--thresholds and --channel-axis out"
+        )
+    return [replace(first, method=method) for method in methods]

@@ -11,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from gnsnn_jax.analysis.report import described
+
 # Okabe and Ito 2008.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
@@ -44,7 +46,7 @@ def plot_accuracy(report: dict[str, Any], path: Path) -> None:
     axes.set_ylim(top=101.5)
     axes.set_xlabel("time-steps T")
     axes.set_ylabel("test accuracy")
-    axes.set_title(f"{report['model']}, L = {report['levels']}, on {report['dataset']}", loc="left", fontsize=11)
+    axes.set_title(f"{described(report)} on {report['dataset']}", loc="left", fontsize=11)
     _finish(axes, "lower right")
     figure.savefig(path, dpi=200)
 

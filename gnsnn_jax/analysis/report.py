@@ -11,6 +11,7 @@ from rich.table import Table
 
 from gnsnn_jax.analysis.evaluation import Evaluation
 from gnsnn_jax.methods import Method
+from gnsnn_jax.training.own import is_own
 
 
 class Result(NamedTuple):
@@ -47,6 +48,8 @@ def _method_report(result: Result, ann_predictions: np.ndarray, steps: Sequence[
         "neuron": method.neuron,
         "members": method.members,
         "probe_steps": method.probe_steps,
+        "thresholds": method.thresholds,
+        "channel_axis": method.channel_axis,
         "accuracy": over_steps(evaluation.accuracy),
         "agreement": over_steps(lambda t: evaluation.agreement(ann_predictions, t)),
         "latency_steps": over_steps(method.latency),
@@ -57,11 +60,24 @@ def _method_report(result: Result, ann_predictions: np.ndarray, steps: Sequence[
 def print_report(report: dict[str, Any], console: Console) -> None:
     """The ANN's accuracy, and a table of accuracy, latency and spikes by method and T."""
     console.print(
-        f"{report['model']} (L = {report['levels']}) on {report['dataset']}, {report['samples']} test samples: "
+        f"{described(report)} on {report['dataset']}, {report['samples']} test samples: "
         f"ANN {100 * report['ann_accuracy']:.2f} %"
     )
     console.print(_table(report), crop=False, no_wrap=True, overflow="ignore")
     console.print("latency: steps until the answer, ρ + T; spikes: per neuron and inference")
+    found = [method for method in report["methods"] if method["thresholds"]]
+    if found:
+        rules = ", ".join(f"{method['name']} by {method['thresholds']}" for method in found)
+        each = "activation" if found[0]["channel_axis"] is None else "channel"
+        console.print(f"thresholds, one for each {each}, from training images: {rules}", soft_wrap=True)
+
+
+def described(report: dict[str, Any]) -> str:
+    """The name of the network, and of one of ours the kind of its activations."""
+    if is_own(report["model"]):
+        return report["model"]
+    is_relu = any(method["thresholds"] for method in report["methods"])
+    return f"{report['model']} ({'ReLU' if is_relu else 'L = ' + str(report['levels'])})"
 
 
 def _table(report: dict[str, Any]) -> Table:

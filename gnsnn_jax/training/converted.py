@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,15 @@ from gnsnn_jax.conversion import SpikingFunction, to_spiking
 from gnsnn_jax.errors import InputError, at_least_one
 from gnsnn_jax.folding import fold_batch_norm
 from gnsnn_jax.methods import Method
-from gnsnn_jax.training import checkpoints
+from gnsnn_jax.sites import sites
+from gnsnn_jax.thresholds import find_thresholds
+from gnsnn_jax.training import checkpoints, devices
 from gnsnn_jax.training.config import Model
-from gnsnn_jax.training.data import Dataset, Statistics, check_finite, normalise
-from gnsnn_jax.training.network import network_of
+from gnsnn_jax.training.data import Dataset, Statistics, check_finite, normalise, training_images
+from gnsnn_jax.training.network import apply_of, network_of
+from gnsnn_jax.training.own import OwnNetwork, by_path, check_outputs, is_own, with_arrays
+
+THRESHOLD_IMAGES = 2048  # at most so many of the training split tell the thresholds of ReLUs
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +40,7 @@ class ConvertedNetwork:
     method: Method
     steps: int
     variables: Any
+    thresholds: Mapping[str, Any] | None = None
 
     def __call__(
         self, images: Shaped[Array | np.ndarray, "B H W C"], steps: int | None = None
@@ -50,13 +57,14 @@ class ConvertedNetwork:
             check_finite(np.asarray(images), "the images")
         return _outputs(self.spiking(steps), self.statistics, self.variables, images)
 
-    def network(self) -> nn.Module:
-        return network_of(self.model, self.num_classes)
+    def apply(self) -> Callable:
+        """The network itself, a function of variables and normalised images."""
+        return apply_of(self.model, self.num_classes)
 
     def spiking(self, steps: int) -> SpikingFunction:
         """The function of variables and normalised images that runs over time."""
         neuron, calibration = self.method.make_neuron(), self.method.make_calibration()
-        return to_spiking(self.network().apply, neuron, steps=steps, calibration=calibration)
+        return to_spiking(self.apply(), neuron, steps=steps, calibration=calibration, thresholds=self.thresholds)
 
     def save(self, path: str | Path) -> None:
         """Writes an Orbax checkpoint that `load_converted` reads."""
@@ -67,8 +75,9 @@ class ConvertedNetwork:
             "statistics": self.statistics._asdict(),
             "method": asdict(self.method),
             "steps": self.steps,
+            "thresholds": self.thresholds and {name: value.tolist() for name, value in self.thresholds.items()},
         }
-        checkpoints.save(Path(path), self.variables, about)
+        checkpoints.save(Path(path), by_path(self.variables) if is_own(self.model.name) else self.variables, about)
 
 
 @partial(jax.jit, static_argnames=("spiking", "statistics"))
@@ -77,15 +86,56 @@ def _outputs(spiking: SpikingFunction, statistics: Statistics, variables: Any, i
 
 
 def convert(model: Model, variables: Any, dataset: Dataset, method: Method, steps: int) -> ConvertedNetwork:
-    """Folds the batch norms of a trained network and pairs it with a method.
+    """Pairs a trained network with a method, the batch norms of ours folded.
 
-    Raises InputError where the variables are not those of the model.
+    Raises InputError where the variables are not those of the model, and where the outputs of a user's own
+    network do not fit the data.
     """
     converted = ConvertedNetwork(
         model, dataset.num_classes, dataset.image_shape, dataset.statistics, method, steps, variables
     )
-    check_variables(variables, converted.network(), dataset.image_shape, model.name)
+    if is_own(model.name):
+        network = OwnNetwork(converted.apply(), variables)
+        check_outputs(model.name, network, dataset.image_shape, dataset.num_classes)
+        return converted
+    check_variables(variables, network_of(model, dataset.num_classes), dataset.image_shape, model.name)
     return replace(converted, variables=fold_batch_norm(variables))
+
+
+def needs_thresholds(network: ConvertedNetwork) -> bool:
+    """Whether it has activations whose thresholds are found from data."""
+    example = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+    return any(site.kind != "qcfs" for site in sites(network.apply(), network.variables, example))
+
+
+def with_thresholds(
+    networks: Sequence[ConvertedNetwork], dataset: Dataset, seed: int, batch_size: int
+) -> list[ConvertedNetwork]:
+    """One network converted by several methods, each with the thresholds that its rule finds.
+
+    From THRESHOLD_IMAGES training images by seed, without augmentation; those beyond the last full batch,
+    if there is one, are left out.
+    """
+    images = training_images(dataset, THRESHOLD_IMAGES, seed)
+    search_of = lambda network: (network.method.rule, network.method.levels(network.steps), network.method.channel_axis)
+    found = {}
+    for search in dict.fromkeys(map(search_of, networks)):
+        batches = _normalised_batches(images, dataset.statistics, batch_size)
+        thresholds = _find(networks[0], batches, *search)
+        found[search] = jax.tree.map(np.asarray, devices.agreed_arrays(thresholds))
+    return [replace(network, thresholds=found[search_of(network)]) for network in networks]
+
+
+def _find(
+    network: ConvertedNetwork, batches: Iterator[Array], rule: str, levels: int, channel_axis: int | None
+) -> dict[str, Array]:
+    find = partial(find_thresholds, network.apply(), batches, levels, method=rule, variables=network.variables)
+    return find() if channel_axis is None else find(per_channel=True, channel_axis=channel_axis)
+
+
+def _normalised_batches(images: np.ndarray, statistics: Statistics, batch_size: int) -> Iterator[Array]:
+    for start in range(0, max(len(images) - batch_size, 0) + 1, batch_size):
+        yield normalise(images[start : start + batch_size], statistics)
 
 
 def check_variables(variables: Any, network: nn.Module, image_shape: tuple[int, ...], name: str) -> None:
@@ -111,17 +161,20 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def load_converted(path: str | Path) -> ConvertedNetwork:
     """Reads a converted network: `load_converted(path)(images)` gives outputs [T, B, K].
 
-    Raises InputError where there is none, or where it is damaged.
+    A network of a user's own is the function that it was made of, with the weights that it had.
+    Raises InputError where there is none, where it is damaged, and where that function has changed.
     """
-    variables, about = checkpoints.load(Path(path))
+    arrays, about = checkpoints.load(Path(path))
     if "method" not in about:
         raise InputError(f"{path} is a checkpoint, but of no converted network; give one that convert.py wrote")
+    model, thresholds = Model(**about["model"]), about.get("thresholds")
     return ConvertedNetwork(
-        Model(**about["model"]),
+        model,
         about["num_classes"],
         tuple(about["image_shape"]),
         Statistics(*(tuple(about["statistics"][name]) for name in Statistics._fields)),
         Method(**about["method"]),
         about["steps"],
-        variables,
+        with_arrays(model.name, arrays) if is_own(model.name) else arrays,
+        thresholds and {name: np.asarray(value, np.float32) for name, value in thresholds.items()},
     )

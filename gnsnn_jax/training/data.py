@@ -191,9 +191,22 @@ def _measured(splits: tuple[Split | Stream, ...], seed: int) -> Statistics:
     train, validation, _ = splits
     if isinstance(train, Split):
         return statistics(train.images)
-    chosen = np.random.default_rng(seed).choice(train.indices, min(SAMPLED, train.count), replace=False)
-    sample = replace(train, indices=np.sort(chosen), part=validation.part, workers=0)
-    return statistics(_into_memory(sample, "mean and deviation").images)
+    return statistics(_sample(train, validation, SAMPLED, seed, "mean and deviation").images)
+
+
+def training_images(dataset: Dataset, count: int, seed: int) -> np.ndarray:
+    """`count` images of the training split or all, in random order by seed, cut as they are evaluated and not
+    augmented."""
+    train = dataset.train
+    in_memory = isinstance(train, Split)
+    images = train.images if in_memory else _sample(train, dataset.validation, count, seed, "training images").images
+    return images[np.random.default_rng(seed).permutation(len(images))[:count]]
+
+
+def _sample(train: Stream, validation: Stream, count: int, seed: int, what: str) -> Split:
+    """Samples of the training split by seed, in the order of the file."""
+    chosen = np.random.default_rng(seed).choice(train.indices, min(count, train.count), replace=False)
+    return _into_memory(replace(train, indices=np.sort(chosen), part=validation.part, workers=0), what)
 
 
 def _into_memory(stream: Stream, what: str) -> Split:

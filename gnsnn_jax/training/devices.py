@@ -85,6 +85,11 @@ def agreed(value: Any) -> Any:
     return value if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(np.asarray(value)).item()
 
 
+def agreed_arrays(tree: Any) -> Any:
+    """The tree of arrays that the first process has."""
+    return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
+
+
 def anywhere(flag: bool) -> bool:
     """Whether any process has the flag; all of them have to ask."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(flag)).any())

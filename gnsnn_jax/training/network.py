@@ -1,6 +1,9 @@
-"""The network that a configuration describes."""
+"""The network that a configuration describes, ours or the user's own."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ import jax.numpy as jnp
 from gnsnn_jax.errors import InputError
 from gnsnn_jax.models import build
 from gnsnn_jax.training.config import Model
+from gnsnn_jax.training.own import is_own, own_network
 
 
 def network_of(settings: Model, num_classes: int, dtype: str = "float32") -> nn.Module:
@@ -27,3 +31,14 @@ def network_of(settings: Model, num_classes: int, dtype: str = "float32") -> nn.
         dtype=jnp.dtype(dtype),
         **options,
     )
+
+
+@cache
+def apply_of(settings: Model, num_classes: int) -> Callable:
+    """The network as a function of variables and images, the same one for equal settings, so that it compiles once.
+
+    Raises InputError as `network_of` and `own_network` do.
+    """
+    if is_own(settings.name):
+        return own_network(settings.name).apply
+    return network_of(settings, num_classes).apply

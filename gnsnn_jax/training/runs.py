@@ -14,6 +14,7 @@ import numpy as np
 from gnsnn_jax.errors import InputError
 from gnsnn_jax.training import checkpoints
 from gnsnn_jax.training.config import Config, differences, load_config, save_config
+from gnsnn_jax.training.own import is_own, with_arrays
 from gnsnn_jax.training.records import EVENTS, METRICS
 
 RUNS = Path("runs")
@@ -118,6 +119,8 @@ def load_run(directory: Path) -> Run:
         raise InputError(f"the run {directory} has no checkpoint; train it to the end of an epoch at least")
     variables, _ = checkpoints.load(best)
     check_numbers(variables, f"the checkpoint {best}")
+    if is_own(config.model.name):
+        variables = with_arrays(config.model.name, variables)
     return Run(directory, config, variables)
 
 

@@ -1,0 +1,43 @@
+"""The examples as a user runs them, with few epochs."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture
+def example(monkeypatch, capsys, unchecked):
+    """Runs an example with the promotions that users have, and returns what it prints."""
+
+    def run(name, epochs):
+        monkeypatch.setattr(sys, "argv", [name, "--epochs", str(epochs)])
+        monkeypatch.syspath_prepend(EXAMPLES)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    yield run
+    sys.modules.pop("digits", None)
+
+
+@pytest.mark.parametrize("name", ["equinox_digits.py", "nnx_digits.py"])
+def test_networks_of_other_frameworks_convert_without_retraining(name, example):
+    shown = example(name, 1)
+    ann = float(re.search(r"ANN ([\d.]+) %", shown).group(1))
+    of_if, of_groups = ([float(x) for x in re.findall(r"\d+\.\d\d", line)] for line in shown.splitlines()[-2:])
+    assert len(of_if) == len(of_groups) == 6
+    assert min(of_groups) > ann - 10
+    assert of_if[-1] > of_if[0]
+
+
+def test_fine_tuning_through_time_gains_accuracy_at_the_first_step(example):
+    before, after = (
+        [float(x) for x in re.findall(r"\d+\.\d\d", line)] for line in example("fine_tune.py", 2).splitlines()[-2:]
+    )
+    assert after[0] > before[0] + 10

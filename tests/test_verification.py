@@ -1,0 +1,148 @@
+"""What `verify` says of converted networks that are right, and of ones that are wrong in a known place."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import TwoLayers
+
+import gnsnn_jax as gs
+from gnsnn_jax.verification import _relative, _Squares
+
+STEPS = 5
+X = jax.random.normal(jax.random.key(0), (12, 6))
+WEIGHTS = [jax.random.normal(jax.random.key(seed), (6, 6)) / 2 for seed in range(1, 5)]
+THRESHOLD = 6.0
+
+
+def ann(x):
+    for weights in WEIGHTS[:-1]:
+        x = jax.nn.relu(x @ weights)
+    return x @ WEIGHTS[-1]
+
+
+NAMES = [site.name for site in gs.sites(ann, X)]
+
+
+def converted(thresholds=THRESHOLD, neuron=None, **options):
+    thresholds = thresholds if isinstance(thresholds, dict) else dict.fromkeys(NAMES, thresholds)
+    return gs.to_spiking(ann, neuron or gs.group_neuron(64), steps=STEPS, thresholds=thresholds, **options)
+
+
+@pytest.fixture(scope="module")
+def of_if():
+    snn = converted(2.0, gs.integrate_and_fire(), chunk=2)
+    return snn, gs.verify(ann, snn, [X])
+
+
+def test_group_neurons_of_as_many_members_as_levels_are_right_at_once():
+    network, images = TwoLayers(), jax.random.normal(jax.random.key(1), (3, 4, 4, 2))
+    variables = network.init(jax.random.key(2), images)
+    snn = gs.to_spiking(network.apply, gs.group_neuron(4), steps=1)
+    found = gs.verify(network.apply, snn, [images], variables=variables)
+    assert found.agreement == [1]
+    np.testing.assert_allclose([found.error[0], *(site.error[0] for site in found.sites)], 0, atol=1e-6)
+    assert [site.name for site in found.sites] == [site.name for site in gs.sites(network.apply, variables, images)]
+
+
+def test_errors_of_the_outputs_are_those_of_their_mean_over_time(of_if):
+    snn, found = of_if
+    right = np.asarray(ann(X))
+    mean = np.cumsum(np.asarray(snn(X)), 0) / np.arange(1, STEPS + 1).reshape(-1, 1, 1)
+    np.testing.assert_allclose(
+        found.error, np.linalg.norm(mean - right, axis=(1, 2)) / np.linalg.norm(right), rtol=1e-5
+    )
+    np.testing.assert_allclose(found.agreement, gs.accuracy_over_time(snn(X), ann(X).argmax(-1)))
+    assert found.agreement[0] < 1
+
+
+def test_neurons_that_no_spike_reaches_err_as_they_do_alone_and_those_behind_err_more(of_if):
+    _, (_, _, (first, *rest)) = of_if
+    np.testing.assert_allclose(first.error, first.alone, rtol=1e-6)
+    expected = gs.qcfs(X @ WEIGHTS[0], 2.0, STEPS) - jax.nn.relu(X @ WEIGHTS[0])
+    np.testing.assert_allclose(
+        first.alone[-1], np.linalg.norm(expected) / np.linalg.norm(jax.nn.relu(X @ WEIGHTS[0])), rtol=1e-5
+    )
+    assert all(site.error[0] > site.alone[0] for site in rest)
+
+
+@pytest.mark.parametrize("bad", range(3))
+def test_the_first_activation_that_goes_wrong_is_named(bad):
+    found = gs.verify(ann, converted({name: 0.1 if name == NAMES[bad] else THRESHOLD for name in NAMES}), [X])
+    assert found.first_wrong() == NAMES[bad]
+    assert [site.alone[-1] > 0.5 for site in found.sites] == [index == bad for index in range(3)]
+    assert all(site.error[-1] < 0.1 for site in found.sites[:bad])
+    assert f"first off by more than 10%: {NAMES[bad]}" in str(found)
+    assert gs.verify(ann, converted(), [X]).first_wrong() is None
+
+
+def test_batches_count_together_under_jit_and_with_variables(of_if):
+    snn, whole = of_if
+    two = lambda shift, x: ann(x + shift)
+    shifted = gs.to_spiking(two, snn.neuron, steps=STEPS, thresholds=dict.fromkeys(names(two), 2.0))
+    parts = [(X[:7] - 1,), (X[7:] - 1,)]
+    for found in (
+        gs.verify(ann, jax.jit(snn), [X[:7], X[7:]]),
+        gs.verify(two, shifted, parts, variables=jnp.ones(())),
+    ):
+        assert len(found.sites) == 3
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            (found.agreement, found.error, [site[1:] for site in found.sites]),
+            (whole.agreement, whole.error, [site[1:] for site in whole.sites]),
+        )
+
+
+def names(two):
+    return [site.name for site in gs.sites(two, jnp.ones(()), X)]
+
+
+def test_of_several_outputs_those_with_classes_agree_or_not():
+    several = lambda x: {"classes": ann(x), "size": ann(x).sum(-1), "one": ann(x)[:, :1]}
+    snn = gs.to_spiking(several, gs.group_neuron(64), steps=2, thresholds=dict.fromkeys(NAMES, THRESHOLD))
+    one, all_of_them = gs.verify(ann, converted(), [X]), gs.verify(several, snn, [X])
+    np.testing.assert_allclose(all_of_them.agreement, one.agreement[:2])
+    none = lambda x: ann(x).sum(-1)
+    snn = gs.to_spiking(none, gs.group_neuron(64), steps=2, thresholds=dict.fromkeys(NAMES, THRESHOLD))
+    found = gs.verify(none, snn, [X])
+    assert found.agreement is None
+    assert "same predictions" not in str(found)
+
+
+def test_silence_that_is_right_is_no_error_and_spikes_in_place_of_it_are_infinitely_wrong():
+    silent = lambda x: jax.nn.relu(jax.nn.relu(x @ WEIGHTS[0]) @ -jnp.ones((6, 6)))
+    first, second = (site.name for site in gs.sites(silent, X))
+    snn = gs.to_spiking(silent, gs.integrate_and_fire(), steps=2, thresholds={first: 2.0, second: 1.0})
+    found = gs.verify(silent, snn, [X])
+    np.testing.assert_array_equal([found.error, found.sites[1].error], 0)
+    np.testing.assert_array_equal(_relative(_Squares(np.asarray([0.0, 1.0]), np.float64(0))), [0, np.inf])
+
+
+def test_the_table_has_a_line_for_each_activation_and_a_column_for_each_power_of_two(of_if):
+    _, found = of_if
+    head, same, error, *sites, legend, verdict = str(found).splitlines()
+    assert head.split() == ["steps", "T", "1", "2", "4", "5"]
+    assert [line.split()[0] for line in sites] == NAMES
+    for line, values in ((same, found.agreement), (error, found.error)):
+        assert line.split()[-4:] == [f"{100 * values[t - 1]:.1f}" for t in (1, 2, 4, 5)]
+    assert len({len(line) for line in (head, same, error, *sites)}) == 1
+    assert "after 5 steps" in verdict
+    assert "alone" in legend
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_cannot_be_compared_is_refused(of_if):
+    snn, _ = of_if
+    refused = lambda match: pytest.raises(gs.InputError, match=match)
+    with refused("at least one batch"):
+        gs.verify(ann, snn, [])
+    with refused(r"empty array of shape \(0, 6\)"):
+        gs.verify(ann, snn, [X[:0]])
+    with refused("an activation that ann has not"):
+        gs.verify(lambda x: jax.nn.relu(x @ WEIGHTS[0]), snn, [X])
+    with refused("without a time axis"):
+        gs.verify(ann, converted(time_axes=0), [X])
+    with pytest.raises(TypeError, match="what to_spiking returned"):
+        gs.verify(ann, ann, [X])
+    with pytest.raises(TypeError, match="what to_spiking returned"):
+        gs.verify(jax.vmap(ann), jax.vmap(snn), [X])
