@@ -5,11 +5,10 @@ What one of them compiles, all processes of a run of tests share.
 
 import atexit
 import os
-import shutil
-import tempfile
-
 import runpy
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import jaxtyping
