@@ -13,7 +13,7 @@ import gnsnn_jax as gs
 
 NETWORK = gs.build("resnet10", num_classes=10, levels=16, activation="relu")
 STEPS = 2  # the loss counts the answers after 1..STEPS steps
-LEARNING_RATE = 0.02
+LEARNING_RATE, LONGEST_GRADIENT = 0.02, 1.0
 
 
 def train(samples, epochs):
@@ -50,7 +50,8 @@ def spiking_outputs(params, statistics, thresholds, images):
 def fine_tune(variables, thresholds, samples, epochs):
     """Weights and thresholds that answer early; logarithms keep the thresholds positive while they learn."""
     statistics = variables["batch_stats"]
-    optimizer = make_optimizer(samples, epochs, LEARNING_RATE)
+    descent = make_optimizer(samples, epochs, LEARNING_RATE)
+    optimizer = optax.chain(optax.clip_by_global_norm(LONGEST_GRADIENT), descent)
 
     def loss(trained, images, labels):
         params, logarithms = trained

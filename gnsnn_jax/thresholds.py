@@ -23,7 +23,7 @@ from gnsnn_jax.tracing import arguments_of, arrays_of, of_arrays, trace
 BINS = 2048  # of a histogram from 0 to a power of two above all values: at most 1/1024 of the largest wide
 NEAREST, FARTHEST = 0.01, 8.0  # where the least squared error is looked for: farthest in deviations from the mean,
 GRID, HALVINGS = 96, 24  # nearest as a share of that, on so many points and by so many halvings
-BALANCING_RATE, BALANCING_ROUNDS = 0.5, 32  # times a batch that the charge above a threshold raises it by itself
+BALANCING_RATE, BALANCING_ROUNDS = 0.5, 100  # times a batch that the charge above a threshold raises it by itself
 SILENT = 1.0  # threshold of an activation that never had a positive current; any would do
 
 
