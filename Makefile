@@ -14,6 +14,10 @@ test: $(VENV)/installed-for-tests  ## style and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
+benchmark: $(VENV)/installed-for-benchmark  ## images a second of the input; time and memory of the simulation
+	$(BIN)/python benchmarks/input_pipeline.py
+	$(BIN)/python benchmarks/simulation.py
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$$($(PYTHON) --version) is too old: name a newer Python, as in make PYTHON=python3.12 digits"; exit 2; }
@@ -25,6 +29,10 @@ $(VENV)/installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/installed-for-tests: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-for-benchmark: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[benchmark]'
 	@touch $@ $(VENV)/installed
 
 clean:

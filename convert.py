@@ -6,7 +6,16 @@ from pathlib import Path
 from gnsnn_jax.analysis.comparison import compare_methods
 from gnsnn_jax.analysis.plots import plot_accuracy
 from gnsnn_jax.analysis.report import print_report
-from gnsnn_jax.command_line import Parser, console, count, parse_steps, run_script, separated
+from gnsnn_jax.command_line import (
+    Parser,
+    console,
+    count,
+    keep_compilations,
+    parse_steps,
+    probability,
+    run_script,
+    separated,
+)
 from gnsnn_jax.methods import parse_methods
 from gnsnn_jax.training.data import Dataset, load_dataset
 from gnsnn_jax.training.devices import add_process_options, in_first, start_processes
@@ -33,6 +42,7 @@ def parse(arguments: list[str] | None = None):
         help="for ReLUs: a threshold for each channel, -1 for channels last and -3 for [C, H, W] (one an activation)",
     )  # fmt: skip
     parser.add_argument("--batch-size", type=count, default=256, help="samples at a time (256)")
+    parser.add_argument("--confidence", type=probability, metavar="C", help="report early stop at this confidence too")
     add_process_options(parser)
     add_import_options(parser.add_argument_group("weights from PyTorch, or a network of your own, instead of a run"))
     return parser.parse_args(arguments)
@@ -48,6 +58,7 @@ def main() -> None:
     command = parse()
     steps = parse_steps(command.steps)
     start_processes(command.coordinator, command.processes, command.process_id)
+    keep_compilations()
     run, dataset = import_run(command) if command.weights or command.network else chosen_run(command)
     levels = run.config.model.levels
     methods = parse_methods(
@@ -58,7 +69,7 @@ def main() -> None:
         thresholds=command.thresholds,
         channel_axis=command.channel_axis,
     )
-    report, networks = compare_methods(run, dataset, methods, steps, command.batch_size)
+    report, networks = compare_methods(run, dataset, methods, steps, command.batch_size, command.confidence)
     if command.weights or command.network:
         keep_import(run, command)
     in_first(lambda: keep_report(run.directory, report))

@@ -9,19 +9,18 @@ augmented by CIFAR-10's recipe in one jitted function; the step is that of this 
 
 import io
 import json
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from measuring import in_words, machine
 from rich.table import Table
 
 from gnsnn_jax.command_line import Parser, console, count, run_script
@@ -156,15 +155,6 @@ def trained(dataset: Dataset, recipe: Path, batch_size: int) -> float:
     return batch_size * calls_a_second(run, 1)
 
 
-def machine() -> dict[str, str]:
-    return {
-        "processor": f"{platform.machine()}, {usable_cores()} cores",
-        "device": jax.devices()[0].device_kind,
-        "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
-    }
-
-
 def measure(command) -> list[dict]:
     """A row for each pipeline: its images a second, those of the training step, and how many times as many it gives."""
     rows = []
@@ -184,9 +174,9 @@ def measure(command) -> list[dict]:
 def main() -> None:
     command = parse()
     batches = {"batch": command.batch, "train_batch": command.train_batch, "train_photos": command.train_photos}
-    found = {"machine": machine(), **batches, "inputs": measure(command)}
+    found = {"machine": machine(PACKAGES), **batches, "inputs": measure(command)}
     command.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    table = Table("input", title=", ".join(f"{name} {value}" for name, value in found["machine"].items()))
+    table = Table("input", title=in_words(found["machine"]))
     for column in ("images/s", "training step", "ratio"):
         table.add_column(column, justify="right")
     for name, *values, ratio in (row.values() for row in found["inputs"]):

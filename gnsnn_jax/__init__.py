@@ -7,11 +7,12 @@ from importlib import import_module
 from gnsnn_jax.activations import qcfs, staircase
 from gnsnn_jax.calibration import Calibration, offset_spikes
 from gnsnn_jax.conversion import to_spiking
-from gnsnn_jax.convolution import use_products_for_small_maps
+from gnsnn_jax.convolution import use_fast_convolutions
 from gnsnn_jax.errors import InputError
 from gnsnn_jax.folding import fold_batch_norm
 from gnsnn_jax.neurons import Neuron, group_neuron, integrate_and_fire, run
 from gnsnn_jax.sites import Site, sites
+from gnsnn_jax.stopping import stop_when
 from gnsnn_jax.thresholds import find_thresholds
 from gnsnn_jax.verification import Verification, verify
 
@@ -44,11 +45,12 @@ __all__ = [
     "save_weights",
     "sites",
     "staircase",
+    "stop_when",
     "to_spiking",
     "verify",
 ]
 
-use_products_for_small_maps()
+use_fast_convolutions()
 
 
 def __getattr__(name: str):

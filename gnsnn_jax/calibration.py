@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
 from gnsnn_jax.activations import align, at_least_single, floating
+from gnsnn_jax.barrier import computed_once
 from gnsnn_jax.errors import InputError, at_least_one
 from gnsnn_jax.neurons import Neuron, placed_as, short
 
@@ -58,7 +59,7 @@ def offset_spikes(probe_steps: int, passes: int = 1) -> Calibration:
         start = placed_as(neuron.init(threshold, currents.shape[1:]), currents)
         currents, threshold, start = jax.lax.stop_gradient((currents, threshold, start))
         shift_once = lambda _, potential: _shifted(neuron, currents, threshold, potential)
-        return jax.lax.fori_loop(0, passes, shift_once, start) if passes > 1 else shift_once(0, start)
+        return computed_once(jax.lax.fori_loop(0, passes, shift_once, start) if passes > 1 else shift_once(0, start))
 
     return Calibration(probe_steps, initial)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -62,6 +64,17 @@ def count(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error).removeprefix("it ")) from None
 
 
+def probability(text: str) -> float:
+    """A number above 0 and at most 1, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"it must be above 0 and at most 1, got {text}")
+    return value
+
+
 def directory(text: str) -> Path:
     """A path that is not empty, for argparse."""
     if not text:
@@ -114,6 +127,20 @@ def run_script(name: str, main: Callable[[], None]) -> int:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def keep_compilations() -> None:
+    """Keeps compiled programs in the user's cache directory for the next run; where it is not to be written, nowhere.
+
+    A directory that JAX was told of, as by JAX_COMPILATION_CACHE_DIR, stays the one it uses.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gnsnn_jax"
+    with contextlib.suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+    if os.access(cache, os.W_OK | os.X_OK):
+        jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def resume_command(workdir: Path) -> str:

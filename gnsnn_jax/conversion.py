@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MethodType
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 
 from gnsnn_jax._types import Array
 from gnsnn_jax.calibration import Calibration
-from gnsnn_jax.equations import bind, bind_over_time
+from gnsnn_jax.equations import WEIGHTED, applies, bind, bind_over_time
 from gnsnn_jax.errors import InputError, at_least_one
 from gnsnn_jax.linearity import Program, flatten
 from gnsnn_jax.neurons import Neuron, run
@@ -20,7 +21,8 @@ from gnsnn_jax.program import Operation, Slot
 from gnsnn_jax.sites import Site, site_of
 from gnsnn_jax.tracing import arrays_of, is_array, trace
 
-DEFAULT_CHUNK = 8  # time-steps evaluated together; memory grows with it, and not with the steps
+DEFAULT_CHUNK = 2  # time-steps evaluated together; more of them no longer fit the caches of a CPU
+PRODUCTS = ("dot_general", "conv_general_dilated")  # whose operands may be rounded while they add up in float32
 
 Values = dict[Slot, Any]
 Observe = Callable[[Array, Site], Any]
@@ -35,6 +37,7 @@ def to_spiking(
     chunk: int | None = None,
     time_axes: Any = None,
     thresholds: Mapping[str, Any] | None = None,
+    product_dtype: Any = None,
 ) -> Callable:
     """Returns a function with the arguments of `ann` whose outputs have a leading time axis, [steps, ...].
 
@@ -46,8 +49,9 @@ def to_spiking(
 
     `calibration` gives each neuron its initial potential, from its first `probe_steps` currents; the
     network then computes max(steps, probe_steps) time-steps and returns the first `steps`.
-    `chunk` time-steps are evaluated layer by layer at a time and change no result: `chunk=steps` is
-    the fastest, `chunk=1` takes the least memory. `time_axes` names the time axis of inputs
+    `chunk` time-steps are evaluated layer by layer at a time and change no result. Memory grows with it
+    and not with `steps`; 2 unless told, which was as fast as any on a CPU. A GPU that a small batch leaves
+    idle may want more. `time_axes` names the time axis of inputs
     that have one, as `in_axes` of `jax.vmap` names batch axes: None (no time), or an integer or a
     tree of them for each positional argument.
 
@@ -56,6 +60,11 @@ def to_spiking(
     that activations have themselves, `qcfs` its own, `relu6` and `clip(x, 0, a)` their bounds. A ReLU has
     none: it needs one where spikes reach it, and stays a ReLU where none do and none is given, so that
     spiking can begin behind it.
+
+    `product_dtype`, such as bfloat16, is the type of both operands where spikes meet weights; the products
+    add up in float32, and potentials stay what they are. Spikes enter as numbers of units, which bfloat16
+    holds exactly up to 256, wherever their threshold is a scalar, and the unit comes behind the product:
+    so that nothing but the weights is rounded.
 
     Raises InputError for counts below 1, a network without activations, thresholds that are not
     positive, not broadcastable or of unknown names, inputs of the wrong length in time, NaN in
@@ -74,6 +83,7 @@ def to_spiking(
         DEFAULT_CHUNK if chunk is None else at_least_one("chunk", chunk),
         tuple(time_axes) if isinstance(time_axes, list) else time_axes,
         None if thresholds is None else check_thresholds(thresholds),
+        None if product_dtype is None else jnp.dtype(product_dtype),
     )
 
 
@@ -88,9 +98,33 @@ class SpikingFunction:
     chunk: int
     time_axes: Any
     thresholds: Mapping[str, Any] | None = None
+    product_dtype: Any = None
     observe: Observe | None = None
 
     def __call__(self, *args, **kwargs):
+        program, inputs, structure = self._program(args, kwargs)
+        outputs, observations = self._simulate(program, inputs)
+        outputs = jax.tree.unflatten(structure, outputs)
+        return outputs if self.observe is None else (outputs, observations)
+
+    def first_chunk(self, *args) -> tuple[Any, list[Array]]:
+        """The outputs of as many time-steps as go together at the start, and the potentials after them."""
+        return self._one_chunk(args, self._schedule()[0] or self.chunk, None, self.calibration)
+
+    def next_chunk(self, potentials: list[Array], *args) -> tuple[Any, list[Array]]:
+        """The outputs of the `chunk` time-steps after these potentials, and the potentials after them."""
+        return self._one_chunk(args, self.chunk, potentials, None)
+
+    def _one_chunk(self, args, length, potentials, calibration) -> tuple[Any, list[Array]]:
+        if any(axis is not None for axis in _array_axes(self.time_axes, args, {})):
+            raise InputError("a simulation chunk by chunk takes inputs that are constant in time; leave out time_axes")
+        program, inputs, structure = self._program(args, {})
+        simulation = _Simulation(program, _evaluate_fixed(program, inputs), replace(self, observe=None))
+        potentials, (outputs, _) = simulation.chunk({}, length, potentials, calibration)
+        return jax.tree.unflatten(structure, outputs), potentials
+
+    def _program(self, args: tuple, kwargs: Mapping[str, Any]) -> tuple[Program, list[Any], Any]:
+        """The traced network, its inputs with time in front, and the structure of its outputs."""
         axes = _array_axes(self.time_axes, args, kwargs)
         arrays = arrays_of(args, kwargs)
         _refuse_nan(arrays)
@@ -98,9 +132,7 @@ class SpikingFunction:
         have_time = [axis is not None for axis in axes]
         seen = [_one_step(x) if has_time else x for x, has_time in zip(inputs, have_time, strict=True)]
         traced, structure = trace(self.ann, args, kwargs, seen)
-        outputs, observations = self._simulate(flatten(traced, have_time, self.thresholds), inputs)
-        outputs = jax.tree.unflatten(structure, outputs)
-        return outputs if self.observe is None else (outputs, observations)
+        return flatten(traced, have_time, self.thresholds), inputs, structure
 
     def observed(self, observe: Observe) -> SpikingFunction:
         """The same function returning (outputs, observations), one observation for each population.
@@ -113,11 +145,10 @@ class SpikingFunction:
 
     def _settings(self) -> tuple:
         """All that decides the result, hashable even where `ann` or the tree of time axes is not."""
-        ann = self.ann if _is_hashable(self.ann) else id(self.ann)
         axes, structure = jax.tree.flatten(self.time_axes, is_leaf=_is_axis)
         thresholds = tuple(sorted((name, _content(value)) for name, value in (self.thresholds or {}).items()))
         numbers = self.neuron, self.steps, self.calibration, self.chunk, tuple(axes), structure, thresholds
-        return ann, *numbers, self.observe
+        return _identity(self.ann), *numbers, self.product_dtype, self.observe
 
     def __eq__(self, other):
         return isinstance(other, SpikingFunction) and self._settings() == other._settings()
@@ -126,24 +157,24 @@ class SpikingFunction:
         return hash(self._settings())
 
     @property
-    def _probe_steps(self) -> int:
+    def probe_steps(self) -> int:
         return self.calibration.probe_steps if self.calibration else 0
 
     @property
     def _computed_steps(self) -> int:
-        return max(self.steps, self._probe_steps)
+        return max(self.steps, self.probe_steps)
 
     def _schedule(self) -> tuple[int, int]:
         """Length of the first chunk, which the calibration probes, and number of chunks after it."""
-        if self._computed_steps <= max(self.chunk, self._probe_steps):
+        if self._computed_steps <= max(self.chunk, self.probe_steps):
             return self._computed_steps, 0
-        chunks = (self._computed_steps - self._probe_steps) // self.chunk
+        chunks = (self._computed_steps - self.probe_steps) // self.chunk
         return self._computed_steps - chunks * self.chunk, chunks
 
     def _simulate(self, program: Program, inputs: Sequence[Any]) -> Any:
         values = _evaluate_fixed(program, inputs)
         trains = {slot: values[slot] for slot in program.inputs if slot in program.has_time}
-        simulation = _Simulation(program, values, self.neuron, self.observe)
+        simulation = _Simulation(program, values, self)
         first, chunks = self._schedule()
         if not first and program.is_sharded:  # the first chunk makes potentials that are split as their currents are
             first, chunks = self.chunk, chunks - 1
@@ -166,8 +197,23 @@ class SpikingFunction:
 class _Simulation:
     """The part of a program that varies in time, given the values of the part that does not."""
 
-    def __init__(self, program: Program, values: Values, neuron: Neuron, observe: Observe | None):
-        self.program, self.values, self.neuron, self.observe = program, values, neuron, observe
+    def __init__(self, program: Program, values: Values, settings: SpikingFunction):
+        self.program, self.values = program, values
+        self.neuron, self.observe, self.product_dtype = settings.neuron, settings.observe, settings.product_dtype
+        self.units = self._units() if self.product_dtype else {}
+
+    def _units(self) -> Values:
+        """The unit of each slot whose values are whole numbers of it, or became others by what has no weights."""
+        units = {}
+        for operation in self.program.timed:
+            timed = [slot for slot in operation.inputs if slot in self.program.has_time]
+            if operation.is_activation:
+                threshold = jnp.asarray(self.values[operation.inputs[1]])
+                unit = threshold.reshape(()) / self.neuron.members if threshold.size == 1 else None
+            else:
+                unit = units.get(timed[0]) if len(timed) == 1 and not applies(operation.eqn, WEIGHTED) else None
+            units |= {} if unit is None else dict.fromkeys(operation.outputs, unit)
+        return units
 
     def initial_potentials(self) -> list[Array]:
         return [
@@ -210,7 +256,19 @@ class _Simulation:
 
     def _apply(self, operation: Operation, values: Values) -> list[Array]:
         have_time = [slot in self.program.has_time for slot in operation.inputs]
-        return bind_over_time(operation.eqn, [values[slot] for slot in operation.inputs], have_time)
+        inputs = [values[slot] for slot in operation.inputs]
+        if self.product_dtype and operation.eqn.primitive.name in PRODUCTS:
+            return self._rounded_product(operation, inputs, have_time)
+        return bind_over_time(operation.eqn, inputs, have_time)
+
+    def _rounded_product(self, operation: Operation, inputs: Sequence[Any], have_time: Sequence[bool]) -> list[Array]:
+        """The product of operands in the type that was asked for: numbers of units where these are known."""
+        slot = operation.inputs[have_time.index(True)]
+        unit = self.units.get(slot, jnp.ones(()))
+        whole = lambda x, has_time: x / unit.astype(x.dtype) if has_time else jnp.asarray(x)
+        rounded = [whole(*pair).astype(self.product_dtype) for pair in zip(inputs, have_time, strict=True)]
+        (products,) = bind_over_time(operation.eqn, rounded, have_time, preferred_element_type=jnp.dtype(jnp.float32))
+        return [(products * unit.astype(products.dtype)).astype(operation.eqn.outvars[0].aval.dtype)]
 
     def _over_time(self, slot: Slot, values: Values, length: int) -> Array:
         value = jnp.asarray(values[slot])
@@ -247,6 +305,13 @@ def _positive(name: str, value: Any) -> Any:
 def _content(value: Any) -> tuple:
     """Equal for equal arrays of known numbers."""
     return (id(value),) if isinstance(value, jax.core.Tracer) else (value.shape, value.tobytes())
+
+
+def _identity(ann: Callable) -> Any:
+    """Equal for the same function, and for the same method of equal objects, such as equal Linen networks."""
+    if isinstance(ann, MethodType) and _is_hashable(ann.__self__):
+        return ann.__func__, ann.__self__
+    return ann if _is_hashable(ann) else id(ann)
 
 
 def _is_hashable(value: Any) -> bool:

@@ -1,10 +1,14 @@
-"""Convolutions over maps smaller than their kernel, which XLA computes a hundred times too slowly on CPUs.
+"""Convolutions that XLA computes up to a hundred times too slowly on CPUs, in another form.
 
-XLA exchanges map and kernel where the kernel has more pixels than the map, as on the 2x2 maps at the end
-of a VGG network. On CPUs the exchanged convolution runs in plain loops. `use_products_for_small_maps`
-gives JAX another lowering of such convolutions, one matrix product for each tap of the kernel. It is for
-the CPU alone and below everything that sees a network: traces, gradients and `vmap` stay as they are,
-and so the networks of this package profit as those of the user do, trained, called or converted.
+Those over maps smaller than their kernel, as on the 2x2 maps at the end of a VGG network: XLA exchanges map
+and kernel, and the exchanged convolution runs in plain loops. They become one matrix product for each tap
+of the kernel. And those with axes in another order than batch, pixels, channels: XLA puts them in order,
+but not inside of a loop over time, where channels come first in a user's network or in the gradient of
+weights. They are put in order here.
+
+`use_fast_convolutions` gives JAX these lowerings. They are for the CPU alone and below everything that
+sees a network: traces, gradients and `vmap` stay as they are, and so the networks of this package profit
+as those of the user do, trained, called or converted.
 """
 
 from __future__ import annotations
@@ -36,8 +40,8 @@ class _Tap(NamedTuple):
     outputs: tuple[int, int, int]
 
 
-def use_products_for_small_maps() -> None:
-    """Registers the lowering with JAX; without effect if JAX no longer keeps its own where it did."""
+def use_fast_convolutions() -> None:
+    """Registers the lowerings with JAX; without effect if JAX no longer keeps its own where it did."""
     convolution = lax.conv_general_dilated_p
     try:
         own = mlir._platform_specific_lowerings["cpu"].get(convolution) or mlir._lowerings[convolution]
@@ -45,24 +49,59 @@ def use_products_for_small_maps() -> None:
     except (AttributeError, KeyError):
         return
     products_rule = mlir.lower_fun(convolve_by_products, multiple_results=False)
+    ordered_rule = mlir.lower_fun(convolve_in_order, multiple_results=False)
 
     def rule(ctx, lhs, rhs, **params):
-        chosen = products_rule if is_slow(*ctx.avals_in, **params) else jax_rule
-        return chosen(ctx, lhs, rhs, **params)
+        if is_slow(*ctx.avals_in, **params):
+            return products_rule(ctx, lhs, rhs, **params)
+        if is_out_of_order(*ctx.avals_in, **params):
+            return ordered_rule(ctx, lhs, rhs, **params)
+        return jax_rule(ctx, lhs, rhs, **params)
 
     mlir.register_lowering(convolution, rule, platform="cpu")
 
 
 def is_slow(lhs: Any, rhs: Any, *, dimension_numbers, feature_group_count: int, batch_group_count: int, **_) -> bool:
     """Whether XLA would exchange map and kernel, given their types and the parameters of the convolution."""
-    plain = all(aval == jax.core.ShapedArray(aval.shape, aval.dtype) for aval in (lhs, rhs))  # on no explicit mesh
-    numbers = jnp.issubdtype(lhs.dtype, jnp.floating) and lhs.dtype == rhs.dtype
-    if not (plain and numbers and feature_group_count == batch_group_count == 1):
+    if not (_is_plain(lhs, rhs) and feature_group_count == batch_group_count == 1):
         return False
     lhs_axes, rhs_axes, _ = dimension_numbers
     pixels, taps = [lhs.shape[axis] for axis in lhs_axes[2:]], [rhs.shape[axis] for axis in rhs_axes[2:]]
     known = all(isinstance(size, int) for size in (*lhs.shape, *rhs.shape))
     return known and 0 < math.prod(pixels) < math.prod(taps) <= MOST_TAPS
+
+
+def is_out_of_order(lhs: Any, rhs: Any, *, dimension_numbers, batch_group_count: int, **_) -> bool:
+    """Whether XLA has to put the axes of the convolution in order."""
+    return _is_plain(lhs, rhs) and batch_group_count == 1 and dimension_numbers != _in_order(lhs.ndim)
+
+
+def _is_plain(lhs: Any, rhs: Any) -> bool:
+    """Whether both are floating-point numbers of one type, on no explicit mesh."""
+    plain = all(aval == jax.core.ShapedArray(aval.shape, aval.dtype) for aval in (lhs, rhs))
+    return plain and jnp.issubdtype(lhs.dtype, jnp.floating) and lhs.dtype == rhs.dtype
+
+
+def _in_order(rank: int) -> lax.ConvDimensionNumbers:
+    """Batch, pixels, channels; and for the kernel taps, inputs, outputs."""
+    pixels = range(1, rank - 1)
+    mapped = (0, rank - 1, *pixels)
+    return lax.ConvDimensionNumbers(mapped, (rank - 1, rank - 2, *(axis - 1 for axis in pixels)), mapped)
+
+
+def convolve_in_order(lhs: Array, rhs: Array, *, dimension_numbers: lax.ConvDimensionNumbers, **params: Any) -> Array:
+    """What `lax.conv_general_dilated` gives for the same parameters, by way of the order that XLA computes in."""
+    lhs_axes, rhs_axes, out_axes = dimension_numbers
+    x = lhs.transpose(lhs_axes[0], *lhs_axes[2:], lhs_axes[1])
+    kernel = rhs.transpose(*rhs_axes[2:], rhs_axes[1], rhs_axes[0])
+    out = lax.conv_general_dilated_p.bind(x, kernel, dimension_numbers=_in_order(lhs.ndim), **params)
+    return _with_axes(out, out_axes)
+
+
+def _with_axes(out: Array, out_axes: Sequence[int]) -> Array:
+    """Batch, pixels, channels where the convolution wants them."""
+    order = (out_axes[0], *out_axes[2:], out_axes[1])
+    return out.transpose([order.index(axis) for axis in range(out.ndim)])
 
 
 def convolve_by_products(
@@ -96,8 +135,7 @@ def convolve_by_products(
             met, matrix, (contracted, ((), ())), precision=precision, preferred_element_type=out.dtype
         )
         out += lax.pad(product, jnp.zeros((), out.dtype), _padding(shape, [axis.outputs for axis in tap]))
-    order = (out_axes[0], *out_axes[2:], out_axes[1])  # where the axes of `out` belong
-    return out.astype(dtype).transpose([order.index(axis) for axis in range(out.ndim)])
+    return _with_axes(out.astype(dtype), out_axes)
 
 
 def _output_size(pixels, taps, stride, padding, lhs_dilation, rhs_dilation) -> int:

@@ -58,17 +58,17 @@ def applies(eqn: JaxprEqn, primitives: Collection[str]) -> bool:
     return eqn.primitive.name in primitives or any(applies(inner, primitives) for inner in within)
 
 
-def bind(eqn: JaxprEqn, *values: Any) -> list[Array]:
-    """Applies the operation of an equation to other values."""
+def bind(eqn: JaxprEqn, *values: Any, **changed: Any) -> list[Array]:
+    """Applies the operation of an equation to other values, with some of its parameters changed."""
     with eqn.ctx.manager:
-        outputs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+        outputs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params | changed))
     return list(outputs) if eqn.primitive.multiple_results else [outputs]
 
 
-def bind_over_time(eqn: JaxprEqn, values: Sequence[Any], have_time: Sequence[bool]) -> list[Array]:
+def bind_over_time(eqn: JaxprEqn, values: Sequence[Any], have_time: Sequence[bool], **changed: Any) -> list[Array]:
     """The same at every time-step at once; values with time have it in front."""
     axes = [0 if has_time else None for has_time in have_time]
-    return jax.vmap(partial(bind, eqn), in_axes=axes)(*values)
+    return jax.vmap(partial(bind, eqn, **changed), in_axes=axes)(*values)
 
 
 def scope_of(eqn: JaxprEqn) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ _NN = str(Path("jax", "_src", "nn", "functions.py"))
 _PYTHON = ("contextlib", "functools", "dataclasses", "threading", "runpy")
 _METHOD = tuple(
     str(Path(__file__).parent / f"{name}.py")
-    for name in "activations conversion equations linearity program sites thresholds tracing verification".split()
+    for name in "activations conversion equations linearity program sites stopping thresholds tracing verification".split()
 )
 
 

@@ -48,7 +48,7 @@ class Method:
         """
         return self.members if self.members > 1 else self.probe_steps or steps
 
-    def latency(self, steps: int) -> int:
+    def latency(self, steps: int | float) -> int | float:
         """Time-steps until the answer after `steps` steps is there: the probe and the steps."""
         return self.probe_steps + steps
 

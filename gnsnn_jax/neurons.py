@@ -11,9 +11,11 @@ import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
 from gnsnn_jax.activations import align, at_least_single, floating, staircase
+from gnsnn_jax.barrier import computed_once
 from gnsnn_jax.errors import InputError, at_least_one
 
-UNROLLED_STEPS = 8  # scans up to this length are unrolled, so that XLA can fuse their steps
+UNROLLED_STEPS = 16  # scans up to this length are unrolled, so that XLA can fuse their steps
+FUSED_STEPS = 2  # of them at a time: fused in one piece, each step would repeat all before it
 
 
 class Neuron(NamedTuple):
@@ -97,9 +99,20 @@ def run(
         potential, spikes = neuron.step(potential, x_t, threshold)
         return potential, spikes.astype(currents.dtype)
 
-    state = placed_as(state, currents)
-    state, outputs = jax.lax.scan(fire, state, currents, unroll=short(len(currents)))
+    state, outputs = _scan(fire, placed_as(state, currents), currents)
     return outputs, state
+
+
+def _scan(fire: Callable[[Array, Array], tuple[Array, Array]], state: Array, currents: Array) -> tuple[Array, Array]:
+    """`jax.lax.scan`, unrolled for a short sequence."""
+    if not 0 < len(currents) <= UNROLLED_STEPS:
+        return jax.lax.scan(fire, state, currents)
+    outputs = []
+    for start in range(0, len(currents), FUSED_STEPS):
+        part = currents[start : start + FUSED_STEPS]
+        state, spikes = jax.lax.scan(fire, computed_once(state) if start else state, part, unroll=len(part))
+        outputs.append(spikes)
+    return state, computed_once(jnp.concatenate(outputs))
 
 
 def placed_as(potential: Float[Array, "*shape"], currents: Float[Array, "T *shape"]) -> Float[Array, "*shape"]:

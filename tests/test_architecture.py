@@ -9,8 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "gnsnn_jax"
 METHOD = {
-    "_types", "errors", "activations", "neurons", "calibration", "equations", "program", "linearity", "tracing",
-    "sites", "thresholds", "conversion", "verification", "convolution", "folding", "methods",
+    "_types", "errors", "activations", "barrier", "neurons", "calibration", "equations", "program", "linearity",
+    "tracing", "sites", "thresholds", "conversion", "verification", "stopping", "convolution", "folding",
+    "methods",
 }  # fmt: skip
 # Which parts of the package a part may import, besides itself.
 ALLOWED = {

@@ -1,5 +1,6 @@
-"""Convolutions over maps smaller than their kernel: the same results by matrix products, on the CPU alone."""
+"""Convolutions that XLA computes slowly on CPUs: the same results in another form, on the CPU alone."""
 
+import re
 from functools import partial
 
 import jax
@@ -115,6 +116,41 @@ def test_the_threshold_is_that_of_xla():
             low, high = taps // 2, (taps - 1) // 2
             convolved = jax.jit(lambda x, k, p=((low, high), (low, high)): convolve(x, k, padding=p))
             assert "rhs_reversal" not in convolved.lower(x, kernel).compile().as_text()
+
+
+ORDERED = "b01f_01io->b01f"
+OUT_OF_ORDER = {  # dimensions, shapes of map and kernel, and other parameters
+    "channels first": (("NCHW", "OIHW", "NCHW"), (3, 4, 6, 5), (6, 4, 3, 3), {}),
+    "mixed": (("CHNW", "HIWO", "WNCH"), (4, 6, 3, 5), (3, 4, 3, 6), {"strides": (2, 1), "padding": ((1, 0), (2, 1))}),
+    "groups": (("NCHW", "OIHW", "NCHW"), (3, 4, 6, 5), (6, 2, 3, 3), {"feature_group_count": 2}),
+    "dilated kernel": (("NCHW", "OIHW", "NHWC"), (3, 4, 6, 6), (6, 4, 3, 3), {"rhs_dilation": (2, 1)}),
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_ORDER)
+def test_any_order_of_axes_gives_the_same_in_xlas_order(name):
+    dimensions, map_shape, kernel_shape, parameters = OUT_OF_ORDER[name]
+    x, kernel = dyadic(7, map_shape), dyadic(8, kernel_shape)
+    compiled = jax.jit(lambda x, kernel: convolve(x, kernel, dimensions=dimensions, **parameters))
+    assert set(re.findall(r"dim_labels=([\w>-]+)", compiled.lower(x, kernel).compile().as_text())) == {ORDERED}
+    reorder = lambda array, own, wanted: array.transpose([own.index(axis) for axis in wanted])
+    ordered = convolve(
+        reorder(x, dimensions[0], "NHWC"), reorder(kernel, dimensions[1], "HWIO"), dimensions=NHWC, **parameters
+    )
+    np.testing.assert_array_equal(compiled(x, kernel), reorder(ordered, "NHWC", dimensions[2]))
+
+
+def test_gradients_in_a_loop_over_time_are_in_xlas_order():
+    """XLA puts axes in order itself, but not inside of a loop, where it then takes up to twenty times as long."""
+    x, kernel = dyadic(9, (2, 6, 6, 4)), dyadic(10, (3, 3, 4, 5))
+
+    def loss(kernel):
+        layer = lambda x: gs.qcfs(convolve(gs.qcfs(x, 1.0, 4), kernel), 1.0, 4)
+        return gs.to_spiking(layer, gs.integrate_and_fire(), steps=12, chunk=4)(x).sum()
+
+    text = jax.jit(jax.grad(loss)).lower(kernel).compile().as_text()
+    assert " while(" in text
+    assert set(re.findall(r"dim_labels=([\w>-]+)", text)) == {ORDERED}
 
 
 def test_networks_have_no_slow_convolution_left():

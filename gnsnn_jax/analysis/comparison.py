@@ -18,7 +18,12 @@ from gnsnn_jax.training.runs import Run
 
 
 def compare_methods(
-    run: Run, dataset: Dataset, methods: Sequence[Method], steps: Sequence[int], batch_size: int
+    run: Run,
+    dataset: Dataset,
+    methods: Sequence[Method],
+    steps: Sequence[int],
+    batch_size: int,
+    confidence: float | None = None,
 ) -> tuple[dict[str, Any], dict[str, ConvertedNetwork]]:
     """Returns the report and the converted networks by directory name.
 
@@ -49,6 +54,7 @@ def compare_methods(
         ann_predictions=predict(first.apply(), first.variables, dataset.test, prepare, batch_size),
         results=results,
         steps=steps,
+        confidence=confidence,
     )
     return report, networks
 

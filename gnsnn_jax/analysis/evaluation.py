@@ -15,6 +15,7 @@ from gnsnn_jax.activations import align
 from gnsnn_jax.analysis.accuracy import predictions_over_time
 from gnsnn_jax.conversion import SpikingFunction
 from gnsnn_jax.sites import Site
+from gnsnn_jax.stopping import confidence_of
 from gnsnn_jax.training import devices
 from gnsnn_jax.training.batches import PADDING
 from gnsnn_jax.training.data import Split
@@ -28,6 +29,7 @@ class Evaluation(NamedTuple):
     labels: Int[np.ndarray, " N"]
     predictions: Int[np.ndarray, "T N"]
     spikes: Float[np.ndarray, "T N"]  # unit spikes of all neurons so far
+    confidences: Float[np.ndarray, "T N"]
     neurons: int
 
     def accuracy(self, steps: int) -> float:
@@ -36,6 +38,13 @@ class Evaluation(NamedTuple):
     def agreement(self, classes: Int[np.ndarray, " N"], steps: int) -> float:
         """Share of the samples for which these classes are predicted."""
         return float(np.mean(self.predictions[steps - 1] == classes))
+
+    def stopped_when(self, confidence: float) -> tuple[float, float]:
+        """Accuracy and average number of steps, if each sample stops once it is confident, as under `stop_when`."""
+        confident = self.confidences >= confidence
+        step = np.where(confident.any(0), confident.argmax(0), len(confident) - 1)
+        predictions = np.take_along_axis(self.predictions, step[None], 0)[0]
+        return float(np.mean(predictions == self.labels)), float(step.mean() + 1)
 
     def spikes_per_neuron(self, steps: int) -> float:
         """Unit spikes that a neuron emits for one sample, on average."""
@@ -63,9 +72,9 @@ def evaluate_over_time(
         images, labels = map(devices.distribute, batch)
         found.append(_without_padding(*_evaluate_batch(spiking, prepare, variables, images, labels)))
         on_batch(len(found[-1][0]))
-    labels, predictions, spikes = (np.concatenate(parts, -1) for parts in zip(*found, strict=True))
+    labels, predictions, spikes, confidences = (np.concatenate(parts, -1) for parts in zip(*found, strict=True))
     neurons = _count_neurons(spiking, prepare, variables, images)
-    return Evaluation(labels, predictions, np.cumsum(spikes, 0), neurons)
+    return Evaluation(labels, predictions, np.cumsum(spikes, 0), confidences, neurons)
 
 
 def predict(
@@ -97,10 +106,10 @@ def _unit_spikes(members: int, spikes: Array, site: Site) -> Array:
 
 @partial(jax.jit, static_argnames=("spiking", "prepare"))
 def _evaluate_batch(spiking: SpikingFunction, prepare: Prepare, variables: Any, images: Array, labels: Array):
-    """Labels [B], and predictions and unit spikes [T, B], on every device."""
+    """Labels [B], and predictions, unit spikes and confidences [T, B], on every device."""
     observe = partial(_unit_spikes, spiking.neuron.members)
     outputs, counts = spiking.observed(observe)(variables, prepare(images))
-    found = labels, predictions_over_time(outputs), sum(counts)
+    found = labels, predictions_over_time(outputs), sum(counts), confidence_of(jnp.cumsum(outputs, 0))
     return jax.lax.with_sharding_constraint(found, devices.on_all())
 
 

@@ -28,19 +28,23 @@ def make_report(
     ann_predictions: np.ndarray,
     results: Sequence[Result],
     steps: Sequence[int],
+    confidence: float | None = None,
 ) -> dict[str, Any]:
-    """Accuracies as fractions; `agreement` is the share of samples on which the SNN predicts what the ANN does."""
+    """Accuracies as fractions; `agreement` is the share of samples on which the SNN predicts what the ANN does.
+
+    With a confidence, `early_stop` tells what becomes of samples that stop once they have it.
+    """
     return {
         "dataset": dataset,
         "model": model,
         "levels": levels,
         "ann_accuracy": float(np.mean(ann_predictions == labels)),
         "samples": len(labels),
-        "methods": [_method_report(result, ann_predictions, steps) for result in results],
+        "methods": [_method_report(result, ann_predictions, steps, confidence) for result in results],
     }
 
 
-def _method_report(result: Result, ann_predictions: np.ndarray, steps: Sequence[int]):
+def _method_report(result: Result, ann_predictions: np.ndarray, steps: Sequence[int], confidence: float | None):
     method, evaluation = result
     over_steps = lambda measure: {str(t): measure(t) for t in steps}
     return {
@@ -54,7 +58,12 @@ def _method_report(result: Result, ann_predictions: np.ndarray, steps: Sequence[
         "agreement": over_steps(lambda t: evaluation.agreement(ann_predictions, t)),
         "latency_steps": over_steps(method.latency),
         "spikes_per_neuron": over_steps(evaluation.spikes_per_neuron),
-    }
+    } | ({} if confidence is None else {"early_stop": _early_stop(result, confidence)})
+
+
+def _early_stop(result: Result, confidence: float) -> dict[str, float]:
+    accuracy, steps = result.evaluation.stopped_when(confidence)
+    return {"confidence": confidence, "accuracy": accuracy, "latency_steps": result.method.latency(steps)}
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
@@ -70,6 +79,14 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         rules = ", ".join(f"{method['name']} by {method['thresholds']}" for method in found)
         each = "activation" if found[0]["channel_axis"] is None else "channel"
         console.print(f"thresholds, one for each {each}, from training images: {rules}", soft_wrap=True)
+    for method in report["methods"]:
+        if "early_stop" in method:
+            console.print(_early_stop_in_words(method["name"], **method["early_stop"]))
+
+
+def _early_stop_in_words(name: str, confidence: float, accuracy: float, latency_steps: float) -> str:
+    found = f"{100 * accuracy:.2f} % after {latency_steps:.2f} steps on average"
+    return f"{name}, each sample stopped at confidence {confidence}: {found}"
 
 
 def described(report: dict[str, Any]) -> str:
