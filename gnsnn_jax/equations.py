@@ -85,8 +85,11 @@ _NN = str(Path("jax", "_src", "nn", "functions.py"))
 _PYTHON = ("contextlib", "functools", "dataclasses", "threading", "runpy")
 _METHOD = tuple(
     str(Path(__file__).parent / f"{name}.py")
-    for name in "activations conversion equations linearity program sites stopping thresholds tracing verification".split()
-)
+    for name in (
+        "activations", "conversion", "equations", "linearity", "program", "sites", "stopping", "thresholds", "tracing",
+        "verification",
+    )
+)  # fmt: skip
 
 
 def place_of(eqn: JaxprEqn) -> str | None:
