@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,19 @@ PRODUCTS = ("dot_general", "conv_general_dilated")  # whose operands may be roun
 
 Values = dict[Slot, Any]
 Observe = Callable[[Array, Site], Any]
+
+
+class Observer(NamedTuple):
+    """Sees every operation that varies in time, chunk after chunk, and may remember.
+
+    start(operation) -> memory, before the first time-step
+    look(memory, operation, inputs, outputs) -> (memory, observation), at n consecutive time-steps; the
+        inputs of an activation are its currents [n, ...] and its threshold, the outputs of all are
+        [n, ...], and an observation is None or arrays [n, ...]
+    """
+
+    start: Callable[[Operation], Any]
+    look: Callable[[Any, Operation, Sequence[Any], Sequence[Array]], tuple[Any, Any]]
 
 
 def to_spiking(
@@ -99,13 +112,13 @@ class SpikingFunction:
     time_axes: Any
     thresholds: Mapping[str, Any] | None = None
     product_dtype: Any = None
-    observe: Observe | None = None
+    observe: Observe | Observer | None = None
 
     def __call__(self, *args, **kwargs):
         program, inputs, structure = self._program(args, kwargs)
         outputs, observations = self._simulate(program, inputs)
         outputs = jax.tree.unflatten(structure, outputs)
-        return outputs if self.observe is None else (outputs, observations)
+        return outputs if self.observe is None else (outputs, [seen for seen in observations if seen is not None])
 
     def first_chunk(self, *args) -> tuple[Any, list[Array]]:
         """The outputs of as many time-steps as go together at the start, and the potentials after them."""
@@ -120,8 +133,8 @@ class SpikingFunction:
             raise InputError("a simulation chunk by chunk takes inputs that are constant in time; leave out time_axes")
         program, inputs, structure = self._program(args, {})
         simulation = _Simulation(program, _evaluate_fixed(program, inputs), replace(self, observe=None))
-        potentials, (outputs, _) = simulation.chunk({}, length, potentials, calibration)
-        return jax.tree.unflatten(structure, outputs), potentials
+        state, (outputs, _) = simulation.chunk({}, length, simulation.start(potentials), calibration)
+        return jax.tree.unflatten(structure, outputs), state.potentials
 
     def _program(self, args: tuple, kwargs: Mapping[str, Any]) -> tuple[Program, list[Any], Any]:
         """The traced network, its inputs with time in front, and the structure of its outputs."""
@@ -134,12 +147,13 @@ class SpikingFunction:
         traced, structure = trace(self.ann, args, kwargs, seen)
         return flatten(traced, have_time, self.thresholds), inputs, structure
 
-    def observed(self, observe: Observe) -> SpikingFunction:
+    def observed(self, observe: Observe | Observer) -> SpikingFunction:
         """The same function returning (outputs, observations), one observation for each population.
 
         `observe(spikes [n, ...], site)` sees n consecutive time-steps of one population, whose name,
         shape and threshold the `Site` tells, and returns arrays with the same leading axis; an
-        observation is these over all the steps. They come in the order of evaluation.
+        observation is these over all the steps. They come in the order of evaluation. An `Observer` sees
+        more and returns one observation for each operation that it has any of.
         """
         return replace(self, observe=observe)
 
@@ -181,17 +195,36 @@ class SpikingFunction:
         parts = []
         if first:
             head = {slot: train[:first] for slot, train in trains.items()}
-            potentials, found = simulation.chunk(head, first, None, self.calibration)
+            state, found = simulation.chunk(head, first, simulation.start(None), self.calibration)
             parts.append(found)
         else:
-            potentials = simulation.initial_potentials()
+            state = simulation.start(simulation.initial_potentials())
         if chunks:
             body = {slot: train[first:].reshape(chunks, self.chunk, *train.shape[1:]) for slot, train in trains.items()}
-            one_chunk = lambda potentials, part: simulation.chunk(part, self.chunk, potentials)
-            _, found = jax.lax.scan(one_chunk, potentials, body, length=chunks)
+            one_chunk = lambda state, part: simulation.chunk(part, self.chunk, state)
+            _, found = jax.lax.scan(one_chunk, state, body, length=chunks)
             parts.append(jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), found))
         joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *parts) if len(parts) > 1 else parts[0]
         return jax.tree.map(lambda x: x[: self.steps], joined)
+
+
+def _observer(observe: Observe | Observer | None) -> Observer:
+    """The observer that calls `observe`, if there is any, for each population."""
+    if isinstance(observe, Observer):
+        return observe
+
+    def look(memory, operation, inputs, outputs):
+        seen = observe(outputs[0], site_of(operation, inputs[1])) if observe and operation.is_activation else None
+        return memory, seen
+
+    return Observer(lambda operation: None, look)
+
+
+class _State(NamedTuple):
+    """What one chunk leaves to the next; without potentials the neurons start from their own."""
+
+    potentials: list[Array] | None
+    memories: list[Any]  # of the observer
 
 
 class _Simulation:
@@ -199,7 +232,8 @@ class _Simulation:
 
     def __init__(self, program: Program, values: Values, settings: SpikingFunction):
         self.program, self.values = program, values
-        self.neuron, self.observe, self.product_dtype = settings.neuron, settings.observe, settings.product_dtype
+        self.neuron, self.product_dtype = settings.neuron, settings.product_dtype
+        self.observer = _observer(settings.observe)
         self.units = self._units() if self.product_dtype else {}
 
     def _units(self) -> Values:
@@ -215,6 +249,9 @@ class _Simulation:
             units |= {} if unit is None else dict.fromkeys(operation.outputs, unit)
         return units
 
+    def start(self, potentials: list[Array] | None) -> _State:
+        return _State(potentials, [self.observer.start(operation) for operation in self.program.timed])
+
     def initial_potentials(self) -> list[Array]:
         return [
             self.neuron.init(self.values[activation.inputs[1]], activation.shape)
@@ -222,41 +259,37 @@ class _Simulation:
         ]
 
     def chunk(
-        self,
-        trains: Values,
-        length: int,
-        potentials: list[Array] | None,
-        calibration: Calibration | None = None,
-    ) -> tuple[list[Array], tuple[list[Array], list[Any]]]:
-        """Evaluates `length` time-steps layer by layer; returns the potentials after them, and the
-        outputs and observations."""
+        self, trains: Values, length: int, state: _State, calibration: Calibration | None = None
+    ) -> tuple[_State, tuple[list[Array], list[Any]]]:
+        """Evaluates `length` time-steps layer by layer; returns the state after them, and the outputs and
+        observations."""
         values = self.values | trains
-        before = iter(potentials or [None] * len(self.program.activations))
-        after, observations = [], []
-        for operation in self.program.timed:
+        before = iter(state.potentials or [None] * len(self.program.activations))
+        after, memories, observations = [], [], []
+        for operation, memory in zip(self.program.timed, state.memories, strict=True):
+            inputs = [values[slot] for slot in operation.inputs]
             if operation.is_activation:
-                spikes, potential = self._fire(operation, values, length, next(before), calibration)
+                inputs[0] = self._over_time(operation.inputs[0], values, length)
+                spikes, potential = self._fire(*inputs, next(before), calibration)
                 after.append(potential)
-                if self.observe:
-                    observations.append(self.observe(spikes, site_of(operation, values[operation.inputs[1]])))
                 results = [spikes]
             else:
-                results = self._apply(operation, values)
+                results = self._apply(operation, inputs)
+            memory, seen = self.observer.look(memory, operation, inputs, results)
+            memories.append(memory)
+            observations.append(seen)
             values.update(zip(operation.outputs, results, strict=True))
         outputs = [self._over_time(slot, values, length) for slot in self.program.outputs]
-        return after, (outputs, observations)
+        return _State(after, memories), (outputs, observations)
 
-    def _fire(self, operation, values, length, potential, calibration) -> tuple[Array, Array]:
+    def _fire(self, currents, threshold, potential, calibration) -> tuple[Array, Array]:
         """Runs one population from its potential, its calibrated one or its own initial one."""
-        currents = self._over_time(operation.inputs[0], values, length)
-        threshold = values[operation.inputs[1]]
         if calibration:
             potential = calibration.initial(self.neuron, currents[: calibration.probe_steps], threshold)
         return run(self.neuron, currents, threshold, potential)
 
-    def _apply(self, operation: Operation, values: Values) -> list[Array]:
+    def _apply(self, operation: Operation, inputs: Sequence[Any]) -> list[Array]:
         have_time = [slot in self.program.has_time for slot in operation.inputs]
-        inputs = [values[slot] for slot in operation.inputs]
         if self.product_dtype and operation.eqn.primitive.name in PRODUCTS:
             return self._rounded_product(operation, inputs, have_time)
         return bind_over_time(operation.eqn, inputs, have_time)
