@@ -1,0 +1,91 @@
+"""The rates of a population beside the activations of the network itself, step after step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gnsnn_jax._types import Array, Bool, Float, Int
+from gnsnn_jax.analysis.behaviour import OFFSETS, SUMS
+
+SHOWN_NEURONS = 2000  # of a population, for pictures
+ALMOST = 1 - 1e-6  # of the threshold: an activation that reaches it but for rounding
+FARTHEST = len(OFFSETS) // 2
+
+
+class Progress(NamedTuple):
+    """What a population has done so far."""
+
+    step: Array
+    count: Array  # unit spikes of each neuron
+    charge: Array  # and the sum of its currents
+
+
+def nothing_yet(shape: tuple[int, ...]) -> Progress:
+    zeros = jnp.zeros(shape, jnp.float32)
+    return Progress(jnp.zeros((), jnp.int32), zeros, zeros)
+
+
+class Population(NamedTuple):
+    """Activations [B, ...] in units of the threshold, the unit that broadcasts to them, and who counts."""
+
+    activations: Float[Array, "B *shape"]
+    unit: Float[Array, "..."]
+    members: int
+    present: Bool[Array, " B"]
+
+
+def compare(
+    progress: Progress,
+    population: Population,
+    currents: Float[Array, "T B *shape"],
+    units: Int[Array, "T B *shape"],
+    wanted: Bool[np.ndarray, " steps"],
+) -> tuple[Progress, Float[Array, "T sums"], Float[Array, "T K"]]:
+    """After each of the next steps, the sums of `SUMS` and the rates of some neurons.
+
+    `wanted` says for each number of steps, from 0 on, whether to; at others there are zeros.
+    """
+
+    def one_step(progress: Progress, at_step: tuple[Array, Array]):
+        x_t, units_t = at_step
+        progress = Progress(progress.step + 1, progress.count + units_t, progress.charge + x_t.astype(jnp.float32))
+        nothing = jnp.zeros(len(SUMS)), jnp.zeros(len(some(population.activations.shape)[0]))
+        found = jax.lax.cond(
+            jnp.asarray(wanted)[progress.step], lambda: _looked_at(progress, population), lambda: nothing
+        )
+        return progress, found
+
+    progress, (sums, rates) = jax.lax.scan(one_step, progress, (currents, units.astype(jnp.float32)))
+    return progress, sums, rates
+
+
+def some(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Samples and neurons, drawn at random once, of activations of a shape."""
+    neurons, random = int(np.prod(shape[1:])), np.random.default_rng(0)
+    size = min(SHOWN_NEURONS, shape[0] * neurons)
+    return random.integers(0, max(shape[0], 1), size), random.integers(0, max(neurons, 1), size)
+
+
+def taken(x: Array) -> Float[Array, " K"]:
+    """The values of some neurons."""
+    return x.reshape(len(x), -1)[some(x.shape)]
+
+
+def _looked_at(progress: Progress, population: Population) -> tuple[Array, Array]:
+    activation, unit, members, present = population
+    most = members * progress.step.astype(jnp.float32)
+    rate = progress.count / most
+    desired = lambda spikes: jnp.clip(jnp.floor(spikes + 0.5), 0, most)
+    beyond = progress.count - desired(activation * most)
+    beyond_own = progress.count - desired(progress.charge / unit)
+    values = [(rate - activation) ** 2, rate, rate**2, activation, activation**2, rate * activation]
+    values += [progress.count == 0, progress.count == most, activation <= 0, activation >= ALMOST]
+    for offset in (beyond, beyond_own):
+        near = jnp.clip(offset, -FARTHEST, FARTHEST)
+        values += [near == by for by in range(-FARTHEST, FARTHEST + 1)]
+    counts = present.reshape(-1, *(1,) * (activation.ndim - 1))
+    return jnp.stack([jnp.where(counts, value, 0).astype(jnp.float32).sum() for value in values]), taken(rate)
