@@ -87,5 +87,15 @@ def _looked_at(progress: Progress, population: Population) -> tuple[Array, Array
     for offset in (beyond, beyond_own):
         near = jnp.clip(offset, -FARTHEST, FARTHEST)
         values += [near == by for by in range(-FARTHEST, FARTHEST + 1)]
-    counts = present.reshape(-1, *(1,) * (activation.ndim - 1))
-    return jnp.stack([jnp.where(counts, value, 0).astype(jnp.float32).sum() for value in values]), taken(rate)
+    return _sums([value.astype(jnp.float32) for value in values], present), taken(rate)
+
+
+def _sums(values: list[Array], present: Bool[Array, " B"]) -> Float[Array, " sums"]:
+    """The sum of each array [B, ...] over the samples that are present, in one pass over all of them.
+
+    By sample first, so that sums of ones stay within what float32 counts.
+    """
+    axes, zeros = tuple(range(1, values[0].ndim)), [jnp.float32(0)] * len(values)
+    add = lambda left, right: [a + b for a, b in zip(left, right, strict=True)]
+    of_samples = jax.lax.reduce(values, zeros, add, axes) if axes else values
+    return jnp.dot(present.astype(jnp.float32), jnp.stack(of_samples, 1), precision=jax.lax.Precision.HIGHEST)
