@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from gnsnn_jax.analysis.comparison import compare_methods
-from gnsnn_jax.analysis.plots import plot_accuracy
+from gnsnn_jax.analysis.examination import examine, keep_report
 from gnsnn_jax.analysis.report import print_report
 from gnsnn_jax.command_line import (
     Parser,
@@ -20,7 +20,7 @@ from gnsnn_jax.methods import parse_methods
 from gnsnn_jax.training.data import Dataset, load_dataset
 from gnsnn_jax.training.devices import add_process_options, in_first, start_processes
 from gnsnn_jax.training.imports import add_import_options, import_run, keep_import, refuse_import_options
-from gnsnn_jax.training.runs import CONVERSION, Run, load_run, newest_run, set_aside, write_json
+from gnsnn_jax.training.runs import Run, load_run, newest_run
 
 
 def parse(arguments: list[str] | None = None):
@@ -43,6 +43,7 @@ def parse(arguments: list[str] | None = None):
     )  # fmt: skip
     parser.add_argument("--batch-size", type=count, default=256, help="samples at a time (256)")
     parser.add_argument("--confidence", type=probability, metavar="C", help="report early stop at this confidence too")
+    parser.add_argument("--quick", action="store_true", help="accuracy alone: no errors, operations and energy")
     add_process_options(parser)
     add_import_options(parser.add_argument_group("weights from PyTorch, or a network of your own, instead of a run"))
     return parser.parse_args(arguments)
@@ -70,20 +71,16 @@ def main() -> None:
         channel_axis=command.channel_axis,
     )
     report, networks = compare_methods(run, dataset, methods, steps, command.batch_size, command.confidence)
+    behaviours = {}
+    if not command.quick:
+        report, behaviours = examine(report, networks, dataset, steps, command.batch_size)
     if command.weights or command.network:
         keep_import(run, command)
-    in_first(lambda: keep_report(run.directory, report))
+    in_first(lambda: keep_report(run.directory, report, behaviours))
     for name, network in networks.items():
         network.save(run.directory / "converted" / name)
     print_report(report, console)
-    console.print(f"report.json, accuracy.png and converted/ are in {run.directory}", soft_wrap=True)
-
-
-def keep_report(directory: Path, report: dict) -> None:
-    if kept := set_aside(directory, CONVERSION):
-        console.print(f"the files of the conversion before this one are in {kept}", soft_wrap=True)
-    write_json(directory / "report.json", report)
-    plot_accuracy(report, directory / "accuracy.png")
+    console.print(f"report.md, report.json, accuracy.png and converted/ are in {run.directory}", soft_wrap=True)
 
 
 if __name__ == "__main__":

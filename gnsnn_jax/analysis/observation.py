@@ -66,7 +66,8 @@ def observe_present(
     totals = None
     for data, present in batches:
         if totals is None:
-            connections = connections_of(spiking, *jax.tree.map(_held_here, data), variables=variables)
+            here = jax.tree.map(_held_here, (data, variables))
+            connections = connections_of(spiking, *here[0], variables=here[1])
             totals = _Totals(_Observation(spiking, connections, steps, compare), sharding)
         on_batch(totals.add(with_variables(variables, data)[0], present))
     if totals is None:

@@ -20,7 +20,7 @@ MARKERS = "osD^vPX"
 
 def plot_accuracy(report: dict[str, Any], path: Path) -> None:
     """Accuracy against time-steps, one line a method, the ANN as a dashed line."""
-    figure = _figure(6.4, 4.0)
+    figure = figure_of(6.4, 4.0)
     axes = figure.add_subplot()
     axes.axhline(100 * report["ann_accuracy"], color="0.3", linestyle="--", linewidth=1.2, label="ANN", zorder=1)
     for index, method in enumerate(report["methods"]):
@@ -55,7 +55,7 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Loss and accuracy of the training and the validation split over the epochs, the best epoch marked."""
     epochs = [line["epoch"] for line in metrics]
     best = max(metrics, key=lambda line: (line["validation_accuracy"], -line["validation_loss"]))
-    figure = _figure(9.6, 3.8)
+    figure = figure_of(9.6, 3.8)
     for axes, quantity, scale in zip(figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), strict=True):
         for split, colour, style in (("train", COLOURS[0], "-"), ("validation", COLOURS[1], "--")):
             values = [scale * line[f"{split}_{quantity}"] for line in metrics]
@@ -73,7 +73,7 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=200)
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure_of(width: float, height: float) -> Figure:
     """Of a size in inches, to be saved without a display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)

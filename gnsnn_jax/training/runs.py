@@ -20,7 +20,7 @@ from gnsnn_jax.training.records import EVENTS, METRICS
 RUNS = Path("runs")
 CONFIG, SUMMARY, CURVES = "config.toml", "summary.json", "curves.png"
 CHECKPOINTS, STATE = "checkpoints", "state"  # the best weights; all that training goes on from
-CONVERSION = ("report.json", "accuracy.png", "converted")
+CONVERSION = ("report.json", "report.md", "accuracy.png", "figures", "converted")
 _OWN = (CONFIG, CHECKPOINTS, STATE, METRICS, EVENTS, SUMMARY, CURVES, *CONVERSION)
 
 
