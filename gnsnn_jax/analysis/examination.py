@@ -58,6 +58,7 @@ def examine(
     methods = {method.name: method for network in networks.values() for method in _with_uncalibrated(network.method)}
     looked_at = sorted({*steps, *(method.probe_steps for method in methods.values() if method.probe_steps)})
     network, samples = next(iter(networks.values())), min(dataset.test.count, EXAMINED_SAMPLES)
+    variables = devices.replicate(network.variables)
     behaviours: dict[str, Behaviour] = {}
     try:
         with progress_bar() as bar:
@@ -66,8 +67,9 @@ def examine(
                 behaviours[name] = observe_present(
                     replace(network, method=method).spiking(looked_at[-1]),
                     _batches(dataset, samples, batch_size),
-                    variables=devices.replicate(network.variables),
+                    variables=variables,
                     steps=looked_at,
+                    connections=next((found.connections for found in behaviours.values()), None),
                     sharding=devices.on_all(),
                     on_batch=partial(bar.advance, task),
                 )

@@ -54,12 +54,14 @@ def observe_present(
     variables: Any = None,
     steps: Sequence[int] | None = None,
     compare: bool = True,
+    connections: Connections | None = None,
     sharding: Any = None,
     on_batch: Callable[[int], None] = lambda samples: None,
 ) -> Behaviour:
     """`observe` for batches with samples that are none: pairs of arguments and whether each sample is one.
 
-    What is found gets the given sharding, such as that of all devices.
+    `connections` are counted unless given, as another neuron in the same network has them. What is found gets
+    the given sharding, such as that of all devices.
     """
     steps = _checked_steps(steps, spiking.steps)
     spiking = replace(spiking, steps=max(steps[-1], _probe_steps(spiking)))
@@ -67,7 +69,7 @@ def observe_present(
     for data, present in batches:
         if totals is None:
             here = jax.tree.map(_held_here, (data, variables))
-            connections = connections_of(spiking, *here[0], variables=here[1])
+            connections = connections or connections_of(spiking, *here[0], variables=here[1])
             totals = _Totals(_Observation(spiking, connections, steps, compare), sharding)
         on_batch(totals.add(with_variables(variables, data)[0], present))
     if totals is None:

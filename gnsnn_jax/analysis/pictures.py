@@ -49,15 +49,15 @@ def draw_errors(report: Mapping[str, Any], path: Path) -> None:
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
     for axes, method in zip(panels, methods, strict=False):
         populations, steps = method["behaviour"]["populations"], list(method["accuracy"])
-        for t, colour, marker in zip(steps, _ordered_colours(len(steps)), _cycle(MARKERS, len(steps)), strict=True):
+        for t, colour, marker in zip(steps, _ordered_colours(len(steps)), cycle(MARKERS, len(steps)), strict=True):
             errors = np.array([each["squared_error"][t] for each in populations])
             places = np.arange(1, len(errors) + 1)
             axes.plot(
-                places, np.where(errors > 0, errors, np.nan), color=colour, marker=marker, label=f"T = {t}", **_LINE
+                places, np.where(errors > 0, errors, np.nan), color=colour, marker=marker, label=f"T = {t}", **LINE
             )
         axes.set_yscale("log")
-        axes.set_title(_title(method), loc="left", fontsize=10)
-        _plain(axes)
+        axes.set_title(method_title(method), loc="left", fontsize=10)
+        plain(axes)
     for axes in list(panels)[len(methods) :]:
         axes.remove()
     _name_depth(figure.axes[-columns:], methods[0]["behaviour"]["populations"])
@@ -80,7 +80,7 @@ def draw_offsets(report: Mapping[str, Any], path: Path) -> None:
             axes.set_title(f"{when} {method['name']}, {calibration['steps']} steps: {exact}", loc="left", fontsize=10)
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-            _plain(axes)
+            plain(axes)
         left.set_ylabel("share of neurons")
     _name_depth(rows[-1], methods[0]["behaviour"]["populations"])
     figure.legend(
@@ -112,7 +112,7 @@ def draw_rates(behaviours: Mapping[str, Behaviour], steps: Sequence[int], path: 
             axes.set_title(f"{name}, {population.name}", loc="left", fontsize=8)
             axes.set_xlim(-0.03, 1.03)
             axes.set_ylim(-0.03, 1.03)
-            _plain(axes)
+            plain(axes)
     figure.supxlabel("activation of the ANN, in θ", fontsize=10)
     figure.supylabel("rate of the neurons, in θ per step", fontsize=10)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
@@ -133,29 +133,29 @@ def _draw_pairs(
         for of in (lambda x: np.quantile(x, 0.1), np.mean, lambda x: np.quantile(x, 0.9))
     )
     axes.fill_between(middles, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(middles, middle, color=colour, marker=marker, label=label, **_LINE)
+    axes.plot(middles, middle, color=colour, marker=marker, label=label, **LINE)
 
 
 def draw_firing(report: Mapping[str, Any], path: Path) -> None:
     """Unit spikes of a neuron and step: by depth, and step by step."""
     figure = figure_of(9.6, 4.2)
     by_depth, by_step = figure.subplots(1, 2)
-    styles = zip(report["methods"], _cycle(COLOURS, len(report["methods"])), _cycle(MARKERS, 99), strict=False)
+    styles = zip(report["methods"], cycle(COLOURS, len(report["methods"])), cycle(MARKERS, 99), strict=False)
     for method, colour, marker in styles:
         populations = method["behaviour"]["populations"]
         rates = np.array([each["firing_rate"] for each in populations])
         neurons = np.array([np.prod(each["shape"]) for each in populations])
         places, steps = np.arange(1, len(rates) + 1), np.arange(1, rates.shape[1] + 1)
-        by_depth.plot(places, rates.mean(1), color=colour, marker=marker, label=_title(method), **_LINE)
+        by_depth.plot(places, rates.mean(1), color=colour, marker=marker, label=method_title(method), **LINE)
         mean = (rates * neurons[:, None]).sum(0) / neurons.sum()
-        by_step.plot(steps, mean, color=colour, marker=marker, label=_title(method), **_LINE)
+        by_step.plot(steps, mean, color=colour, marker=marker, label=method_title(method), **LINE)
     by_depth.set_ylabel("unit spikes of a neuron and step")
     by_depth.set_title("by depth, mean over the steps", loc="left", fontsize=10)
     by_step.set_title("by step, mean over the network", loc="left", fontsize=10)
     by_step.set_xlabel("time-step")
     for axes in (by_depth, by_step):
         axes.set_ylim(bottom=0)
-        _plain(axes)
+        plain(axes)
     _name_depth([by_depth], report["methods"][0]["behaviour"]["populations"])
     figure.legend(*by_depth.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path, dpi=DOTS)
@@ -174,18 +174,18 @@ def draw_energy(report: Mapping[str, Any], path: Path) -> None:
         for index, method in enumerate(report["methods"]):
             energies = method["behaviour"]["energy_nanojoules"][model]
             style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-            axes.plot(list(map(int, energies)), list(energies.values()), label=_title(method), **style, **_LINE)
+            axes.plot(list(map(int, energies)), list(energies.values()), label=method_title(method), **style, **LINE)
         axes.set_yscale("log")
         axes.set_title(model, loc="left", fontsize=10)
         time_axis(axes, [int(t) for t in report["methods"][0]["accuracy"]])
-        _plain(axes)
+        plain(axes)
     figure.supxlabel("time-steps T; the steps of a probe are included in the energy", fontsize=10)
     figure.supylabel("estimated energy for one sample, nJ", fontsize=10)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=DOTS)
 
 
-_LINE = {"linewidth": 1.4, "markersize": 4.5, "markerfacecolor": "none", "markeredgewidth": 1.2}
+LINE = {"linewidth": 1.4, "markersize": 4.5, "markerfacecolor": "none", "markeredgewidth": 1.2}
 
 
 def time_axis(axes: Axes, steps: Sequence[int]) -> None:
@@ -219,7 +219,7 @@ def _name_depth(row: Sequence[Axes], populations: Sequence[Mapping[str, Any]]) -
         axes.set_xticklabels([each["name"] for each in populations], rotation=90, fontsize=7)
 
 
-def _title(method: Mapping[str, Any]) -> str:
+def method_title(method: Mapping[str, Any]) -> str:
     members = f", m = {method['members']}" if method["members"] > 1 else ""
     return method["name"] + members + (f", ρ = {method['probe_steps']}" if method["probe_steps"] else "")
 
@@ -229,11 +229,11 @@ def _ordered_colours(count: int) -> list[Any]:
     return [colormaps["viridis"](0.9 * place / max(count - 1, 1)) for place in range(count)]
 
 
-def _cycle(values: Sequence[str], count: int) -> list[str]:
+def cycle(values: Sequence[str], count: int) -> list[str]:
     return [values[index % len(values)] for index in range(count)]
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
