@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from matplotlib.ticker import PercentFormatter
 from rich.table import Table
 
-from gnsnn_jax.analysis.pictures import COLOURS, DOTS, LINE, MARKERS, cycle, method_title, plain, time_axis
+from gnsnn_jax.analysis.pictures import DOTS, cycle, method_style, method_title, plain, time_axis
 from gnsnn_jax.analysis.plots import figure_of
 from gnsnn_jax.command_line import Parser, console, run_script
 from gnsnn_jax.errors import InputError
@@ -114,12 +114,11 @@ def draw(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         ann = {"color": "0.4", "linestyle": style, "linewidth": 1, "label": f"{run}: ANN"}
         panels[0].axhline(100 * reports[run]["ann_accuracy"], **ann)
         for line in of_run:
-            place = methods.index(line.method)
-            look = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], "linestyle": style}
+            look = {**method_style(methods.index(line.method)), "linestyle": style}
             percent = [100 * value for value in line.accuracy.values()]
-            panels[0].plot(list(line.accuracy), percent, label=f"{run}: {line.method}", **look, **LINE)
+            panels[0].plot(list(line.accuracy), percent, label=f"{run}: {line.method}", **look)
             if line.energy:
-                panels[1].plot(list(line.energy.values()), percent, **look, **LINE)
+                panels[1].plot(list(line.energy.values()), percent, **look)
     time_axis(panels[0], sorted({t for of_run in lines.values() for line in of_run for t in line.accuracy}))
     panels[0].set_xlabel("time-steps T")
     panels[0].set_ylabel("test accuracy")

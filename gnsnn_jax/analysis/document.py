@@ -65,7 +65,8 @@ def _errors(report: Mapping[str, Any]) -> str:
     parts.append(
         f"{report['analysis']['samples']} test samples. Rates and activations in units of the threshold θ. Silent "
         "neurons have no spike and saturated ones fire fully at every step, for so many % of neurons and samples at "
-        f"T = {steps[-1]}; below ANN, activations of 0 and of θ or more."
+        f"T = {steps[-1]}; under ANN, activations of 0 and of θ or more. Where m T is more than L, the neurons are "
+        "finer than the ANN, and what remains is the rounding of its activations."
     )
     for method in report["methods"]:
         rows = [_error_row(each, steps) for each in method["behaviour"]["populations"]]

@@ -46,19 +46,19 @@ def draw_errors(report: Mapping[str, Any], path: Path) -> None:
     methods = report["methods"]
     columns, rows = min(len(methods), 2), ceil(len(methods) / 2)
     figure = figure_of(4.6 * columns + 0.8, 2.5 * rows + 1.1)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for axes, method in zip(panels, methods, strict=False):
         populations, steps = method["behaviour"]["populations"], list(method["accuracy"])
-        for t, colour, marker in zip(steps, _ordered_colours(len(steps)), cycle(MARKERS, len(steps)), strict=True):
+        colours = _ordered_colours(len(steps))
+        for order, t in enumerate(steps):
             errors = np.array([each["squared_error"][t] for each in populations])
             places = np.arange(1, len(errors) + 1)
-            axes.plot(
-                places, np.where(errors > 0, errors, np.nan), color=colour, marker=marker, label=f"T = {t}", **LINE
-            )
+            look = {**method_style(order), "color": colours[order], "label": f"T = {t}"}
+            axes.plot(places, np.where(errors > 0, errors, np.nan), **look)
         axes.set_yscale("log")
         axes.set_title(method_title(method), loc="left", fontsize=10)
         plain(axes)
-    for axes in list(panels)[len(methods) :]:
+    for axes in panels[len(methods) :]:
         axes.remove()
     _name_depth(figure.axes[-columns:], methods[0]["behaviour"]["populations"])
     figure.supylabel("mean squared error of the rate, in θ²", fontsize=10)
@@ -76,7 +76,7 @@ def draw_offsets(report: Mapping[str, Any], path: Path) -> None:
         for axes, when in ((left, "before"), (right, "after")):
             shares = np.array([each["own_offsets"] for each in calibration[when].values()])
             _stack(axes, shares)
-            exact = f"{100 * shares[:, len(OFFSETS) // 2].mean():.1f} % exact on average"
+            exact = f"{100 * shares[:, len(OFFSETS) // 2].mean():.2f} % exact on average"
             axes.set_title(f"{when} {method['name']}, {calibration['steps']} steps: {exact}", loc="left", fontsize=10)
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -107,8 +107,9 @@ def draw_rates(behaviours: Mapping[str, Behaviour], steps: Sequence[int], path: 
         for row, place in enumerate(chosen):
             axes, population = panels[row, column], behaviour.populations[place]
             axes.plot([0, 1], [0, 1], color="0.3", linestyle="--", linewidth=1, label="equal")
-            for t, colour, marker in zip(steps, COLOURS, MARKERS, strict=False):
-                _draw_pairs(axes, *population.pairs[t], colour=colour, marker=marker, label=f"T = {t}")
+            for order, t in enumerate(steps):
+                look = {"color": COLOURS[order], "marker": MARKERS[order], "label": f"T = {t}"}
+                _draw_pairs(axes, *population.pairs[t], look | line_style(order))
             axes.set_title(f"{name}, {population.name}", loc="left", fontsize=8)
             axes.set_xlim(-0.03, 1.03)
             axes.set_ylim(-0.03, 1.03)
@@ -119,9 +120,7 @@ def draw_rates(behaviours: Mapping[str, Behaviour], steps: Sequence[int], path: 
     figure.savefig(path, dpi=DOTS)
 
 
-def _draw_pairs(
-    axes: Axes, activations: np.ndarray, rates: np.ndarray, *, colour: str, marker: str, label: str
-) -> None:
+def _draw_pairs(axes: Axes, activations: np.ndarray, rates: np.ndarray, look: Mapping[str, Any]) -> None:
     """Means and bands over bins of activations that hold enough neurons."""
     bins = np.clip(np.rint(activations * BINS), 0, BINS).astype(int)
     found = [bin for bin in range(BINS + 1) if (bins == bin).sum() >= FEWEST]
@@ -132,23 +131,23 @@ def _draw_pairs(
         [of(rates[bins == bin]) for bin in found]
         for of in (lambda x: np.quantile(x, 0.1), np.mean, lambda x: np.quantile(x, 0.9))
     )
-    axes.fill_between(middles, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(middles, middle, color=colour, marker=marker, label=label, **LINE)
+    axes.fill_between(middles, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    axes.plot(middles, middle, **look)
 
 
 def draw_firing(report: Mapping[str, Any], path: Path) -> None:
     """Unit spikes of a neuron and step: by depth, and step by step."""
     figure = figure_of(9.6, 4.2)
     by_depth, by_step = figure.subplots(1, 2)
-    styles = zip(report["methods"], cycle(COLOURS, len(report["methods"])), cycle(MARKERS, 99), strict=False)
-    for method, colour, marker in styles:
+    for index, method in enumerate(report["methods"]):
+        look = {"label": method_title(method), **method_style(index)}
         populations = method["behaviour"]["populations"]
         rates = np.array([each["firing_rate"] for each in populations])
         neurons = np.array([np.prod(each["shape"]) for each in populations])
         places, steps = np.arange(1, len(rates) + 1), np.arange(1, rates.shape[1] + 1)
-        by_depth.plot(places, rates.mean(1), color=colour, marker=marker, label=method_title(method), **LINE)
+        by_depth.plot(places, rates.mean(1), **look)
         mean = (rates * neurons[:, None]).sum(0) / neurons.sum()
-        by_step.plot(steps, mean, color=colour, marker=marker, label=method_title(method), **LINE)
+        by_step.plot(steps, mean, **look)
     by_depth.set_ylabel("unit spikes of a neuron and step")
     by_depth.set_title("by depth, mean over the steps", loc="left", fontsize=10)
     by_step.set_title("by step, mean over the network", loc="left", fontsize=10)
@@ -173,8 +172,8 @@ def draw_energy(report: Mapping[str, Any], path: Path) -> None:
             axes.axhline(energy, color="0.2", linestyle=style, linewidth=1.4, label=name + bits)
         for index, method in enumerate(report["methods"]):
             energies = method["behaviour"]["energy_nanojoules"][model]
-            style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-            axes.plot(list(map(int, energies)), list(energies.values()), label=method_title(method), **style, **LINE)
+            look = {"label": method_title(method), **method_style(index)}
+            axes.plot(list(map(int, energies)), list(energies.values()), **look)
         axes.set_yscale("log")
         axes.set_title(model, loc="left", fontsize=10)
         time_axis(axes, [int(t) for t in report["methods"][0]["accuracy"]])
@@ -185,7 +184,18 @@ def draw_energy(report: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=DOTS)
 
 
-LINE = {"linewidth": 1.4, "markersize": 4.5, "markerfacecolor": "none", "markeredgewidth": 1.2}
+def line_style(place: int) -> dict[str, Any]:
+    """Of the line drawn after so many others: finer and hollow, so that those below it stay in sight."""
+    return {
+        "linewidth": max(2.6 - 0.4 * place, 1),
+        "markersize": max(9 - 1.5 * place, 3.5),
+        "markerfacecolor": "none",
+        "markeredgewidth": 1.3,
+    }
+
+
+def method_style(place: int) -> dict[str, Any]:
+    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], **line_style(place)}
 
 
 def time_axis(axes: Axes, steps: Sequence[int]) -> None:
@@ -235,5 +245,6 @@ def cycle(values: Sequence[str], count: int) -> list[str]:
 
 def plain(axes: Axes) -> None:
     axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)

@@ -12,7 +12,7 @@ from gnsnn_jax._types import Array, Bool, Float, Int
 from gnsnn_jax.analysis.behaviour import OFFSETS, SUMS
 
 SHOWN_NEURONS = 2000  # of a population, for pictures
-ALMOST = 1 - 1e-6  # of the threshold: an activation that reaches it but for rounding
+ROUNDING = 1e-6  # of the threshold, less than any difference of rates
 FARTHEST = len(OFFSETS) // 2
 
 
@@ -82,8 +82,9 @@ def _looked_at(progress: Progress, population: Population) -> tuple[Array, Array
     desired = lambda spikes: jnp.clip(jnp.floor(spikes + 0.5), 0, most)
     beyond = progress.count - desired(activation * most)
     beyond_own = progress.count - desired(progress.charge / unit)
-    values = [(rate - activation) ** 2, rate, rate**2, activation, activation**2, rate * activation]
-    values += [progress.count == 0, progress.count == most, activation <= 0, activation >= ALMOST]
+    error = jnp.where(jnp.abs(rate - activation) < ROUNDING, 0, rate - activation)
+    values = [error**2, rate, rate**2, activation, activation**2, rate * activation]
+    values += [progress.count == 0, progress.count == most, activation <= 0, activation >= 1 - ROUNDING]
     for offset in (beyond, beyond_own):
         near = jnp.clip(offset, -FARTHEST, FARTHEST)
         values += [near == by for by in range(-FARTHEST, FARTHEST + 1)]
