@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from rich.console import Console
 
 import gnsnn_jax as gs
+from gnsnn_jax import command_line
+from gnsnn_jax.analysis.compare import main as compare_runs
 from gnsnn_jax.analysis.report import print_report
 from gnsnn_jax.training.data import Data, load_dataset
 from gnsnn_jax.training.network import network_of
@@ -66,7 +69,7 @@ def test_training_leaves_a_run(place, run):
 
 def test_conversion_leaves_a_report(run):
     report = json.loads((run / "report.json").read_text())
-    assert list(report) == ["dataset", "model", "levels", "ann_accuracy", "samples", "methods"]
+    assert list(report) == ["dataset", "model", "levels", "ann_accuracy", "samples", "methods", "analysis"]
     assert (report["dataset"], report["levels"], report["samples"]) == ("digits", 8, 450)
     methods = {method["name"]: method for method in report["methods"]}
     assert list(methods) == ["IF", "GN", "COS", "GN+COS"]
@@ -82,6 +85,68 @@ def test_conversion_leaves_a_report(run):
     assert methods["GN"]["accuracy"]["1"] == report["ann_accuracy"]
     assert all(methods["COS"]["accuracy"][t] > methods["IF"]["accuracy"][t] for t in ("1", "2", "4"))
     assert (run / "accuracy.png").stat().st_size > 10_000
+
+
+def test_the_report_says_what_the_networks_do(run):
+    report = json.loads((run / "report.json").read_text())
+    analysis, models = report["analysis"], [model["name"] for model in report["analysis"]["energy_models"]]
+    assert (analysis["samples"], analysis["activation_bits"]) == (450, 4)
+    for method in report["methods"]:
+        found, sites = method["behaviour"], [each["name"] for each in method["behaviour"]["populations"]]
+        assert (len(sites), sites[0], sites[-1]) == (9, "act1", "stage2_block1/act2")
+        rates, neurons = (np.asarray([of(each) for each in found["populations"]]) for of in (
+            lambda each: each["firing_rate"], lambda each: np.prod(each["shape"]),
+        ))  # fmt: skip
+        for t in STEPS:
+            spikes = (rates[:, : int(t)].sum(1) * neurons).sum() / neurons.sum()
+            assert spikes == pytest.approx(method["spikes_per_neuron"][t], rel=1e-5)
+            assert all(sum(each["offsets"][t]) == pytest.approx(1) for each in found["populations"])
+        assert list(found["energy_nanojoules"]) == list(analysis["energy_nanojoules"]) == models
+        if method["neuron"] == "gn" and not method["probe_steps"]:
+            assert all(each["squared_error"]["1"] == 0 for each in found["populations"])
+        if method["probe_steps"]:
+            exact = [
+                [each["own_offsets"][2] for each in found["calibration"][when].values()] for when in ("before", "after")
+            ]
+            assert np.mean(exact[0]) < np.mean(exact[1])
+            assert min(exact[1]) > 0.99
+
+
+def test_the_document_shows_the_pictures_and_the_constants(run):
+    shown = (run / "report.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", shown)
+    assert len(pictures) == 6
+    for picture in pictures:
+        assert (run / picture).stat().st_size > 10_000
+    assert "45 nm, float32, compute and memory | 0.9 | 3.7 | 24 | 0.3125 | 32" in shown
+    assert "stage2_block1/act2" in shown
+
+
+def test_runs_are_compared_side_by_side(run, copy, tmp_path, capsys, monkeypatch):
+    def compare(*arguments):
+        monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
+        return command_line.run_script("compare", compare_runs)
+
+    picture = tmp_path / "both.png"
+    assert compare(run, copy, "--output", picture) == 0
+    shown = capsys.readouterr().out
+    assert run.name in shown
+    assert copy.name in shown
+    assert shown.count("99.56") >= 2
+    assert picture.stat().st_size > 10_000
+    for arguments, message in [
+        ((run, run), "a run is given twice"),
+        ((run, tmp_path), "holds no report.json"),
+        ((run, "--output", tmp_path / "no" / "a.png"), "there is no directory"),
+    ]:
+        assert compare(*arguments) == 2
+        assert message in capsys.readouterr().err
+    for damage in ("{", "[]", '{"methods": [{}]}'):
+        (copy / "report.json").write_text(damage)
+        assert compare(run, copy) == 2
+        error = capsys.readouterr().err
+        assert "is no report of convert.py or damaged" in error
+        assert error.count("\n") == 1
 
 
 def test_the_table_shows_what_the_report_says(place, run):
@@ -132,9 +197,13 @@ def test_converted_networks_work_under_jit(run):
 
 def test_methods_and_numbers_can_be_chosen_and_nothing_is_lost(copy, tmp_path):
     before = (copy / "report.json").read_text()
-    arguments = ["--methods", "GN", "cos", "--steps", "3,1", "--members", "4", "--probe-steps", "2"]
+    arguments = ["--methods", "GN", "cos", "--steps", "3,1", "--members", "4", "--probe-steps", "2", "--quick"]
     done = script("convert.py", copy, *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "analysis" not in json.loads((copy / "report.json").read_text())
+    assert not (copy / "figures").exists()
+    assert "## Accuracy" in (copy / "report.md").read_text(encoding="utf-8")
+    assert (copy / "previous-1" / "figures").is_dir()
     report = json.loads((copy / "report.json").read_text())
     assert [(m["name"], m["members"], m["probe_steps"]) for m in report["methods"]] == [("GN", 4, 0), ("COS", 1, 2)]
     assert report["methods"][1]["latency_steps"] == {"1": 3, "3": 5}
@@ -155,12 +224,14 @@ def test_weights_from_pytorch_give_the_files_of_a_run(run, weights, tmp_path):
     statistics = load_dataset(Data(test_fraction=0.25, validation_fraction=0.2), 0).statistics
     arguments = ["--model", "resnet10", "--levels", 8, "--classes", 10, "--dataset", "digits", "--workdir", "imported"]
     arguments += ["--mean", list(statistics.mean), "--deviation", list(statistics.deviation)]
-    done = script("convert.py", "--weights", weights, *arguments, "--methods", "gn", "--steps", "1,4", cwd=tmp_path)
+    done = script(
+        "convert.py", "--weights", weights, *arguments, "--methods", "gn", "--steps", "1,4", "--quick", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     found, trained = (json.loads((path / "report.json").read_text()) for path in (tmp_path / "imported", run))
     assert found["ann_accuracy"] == trained["ann_accuracy"]
     assert found["methods"][0]["accuracy"]["4"] == trained["methods"][1]["accuracy"]["4"]
-    again = script("convert.py", "imported", "--methods", "gn", "--steps", "4", cwd=tmp_path)
+    again = script("convert.py", "imported", "--methods", "gn", "--steps", "4", "--quick", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "imported" / "previous-1" / "report.json").exists()
 

@@ -52,12 +52,12 @@ def _varies(weights: np.ndarray, axis: int) -> bool:
     return bool(weights.size) and bool((weights != weights.take([0], axis)).any())
 
 
-def _digits(weights: np.ndarray, base: int) -> list[np.ndarray]:
+def _digits(weights: Int[np.ndarray, "..."] | np.int64, base: int) -> list[np.ndarray]:
     """Lowest first."""
     digits, rest = [], weights
     while not digits or rest.any():
         rest, digit = np.divmod(rest, base)
-        digits.append(digit.astype(np.int32))
+        digits.append(np.asarray(digit, np.int32))
     return digits
 
 
