@@ -105,9 +105,8 @@ def test_the_report_says_what_the_networks_do(run):
         if method["neuron"] == "gn" and not method["probe_steps"]:
             assert all(each["squared_error"]["1"] == 0 for each in found["populations"])
         if method["probe_steps"]:
-            exact = [
-                [each["own_offsets"][2] for each in found["calibration"][when].values()] for when in ("before", "after")
-            ]
+            of = lambda calibration, when: [each["own_offsets"][2] for each in calibration[when].values()]
+            exact = [of(found["calibration"], when) for when in ("before", "after")]
             assert np.mean(exact[0]) < np.mean(exact[1])
             assert min(exact[1]) > 0.99
 
@@ -224,18 +223,17 @@ def test_weights_from_pytorch_give_the_files_of_a_run(run, weights, tmp_path):
     statistics = load_dataset(Data(test_fraction=0.25, validation_fraction=0.2), 0).statistics
     arguments = ["--model", "resnet10", "--levels", 8, "--classes", 10, "--dataset", "digits", "--workdir", "imported"]
     arguments += ["--mean", list(statistics.mean), "--deviation", list(statistics.deviation)]
-    done = script(
-        "convert.py", "--weights", weights, *arguments, "--methods", "gn", "--steps", "1,4", "--quick", cwd=tmp_path
-    )
+    done = script("convert.py", "--weights", weights, *arguments, *QUICK, "--steps", "1,4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found, trained = (json.loads((path / "report.json").read_text()) for path in (tmp_path / "imported", run))
     assert found["ann_accuracy"] == trained["ann_accuracy"]
     assert found["methods"][0]["accuracy"]["4"] == trained["methods"][1]["accuracy"]["4"]
-    again = script("convert.py", "imported", "--methods", "gn", "--steps", "4", "--quick", cwd=tmp_path)
+    again = script("convert.py", "imported", *QUICK, "--steps", "4", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "imported" / "previous-1" / "report.json").exists()
 
 
+QUICK = ["--methods", "gn", "--quick"]
 NETWORK = ["--model", "resnet10", "--levels", "8", "--dataset", "digits"]
 
 

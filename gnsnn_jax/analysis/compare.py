@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.ticker import PercentFormatter
+from rich.console import Console
 from rich.table import Table
 
 from gnsnn_jax.analysis.pictures import DOTS, cycle, method_style, method_title, plain, time_axis
@@ -21,14 +22,15 @@ from gnsnn_jax.errors import InputError
 
 REPORT = "report.json"
 MODEL = "45 nm, float32, compute only"  # of energy, in the table and the picture
+WIDEST = 1000  # columns of a table that is not cut, however narrow the terminal
 STYLES = ("-", "--", ":", "-.")  # of runs, while colours are of methods
 
 
 class Line(NamedTuple):
-    """One method of one run, by number of steps; no energies where its report is a quick one."""
+    """One method of a run, by number of steps; no energies where its report is a quick one."""
 
-    run: str
-    method: str
+    name: str
+    title: str
     accuracy: dict[int, float]
     latency: dict[int, int]
     energy: dict[int, float]
@@ -60,7 +62,7 @@ def _read(directory: Path) -> dict[str, Any]:
         raise InputError(f"{directory} holds no {REPORT}; give a run directory that convert.py has been over")
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        lines_of("", report)
+        lines_of(report)
         float(report["ann_accuracy"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -69,11 +71,11 @@ def _read(directory: Path) -> dict[str, Any]:
     return report
 
 
-def lines_of(run: str, report: Mapping[str, Any]) -> list[Line]:
+def lines_of(report: Mapping[str, Any]) -> list[Line]:
     by_steps = lambda values: {int(t): value for t, value in values.items()}
     return [
         Line(
-            run,
+            method["name"],
             method_title(method),
             by_steps(method["accuracy"]),
             by_steps(method["latency_steps"]),
@@ -85,7 +87,7 @@ def lines_of(run: str, report: Mapping[str, Any]) -> list[Line]:
 
 def table_of(reports: Mapping[str, Mapping[str, Any]]) -> Table:
     """Accuracy and estimated energy of every method of every run, at all numbers of steps that any has."""
-    lines = [line for run, report in reports.items() for line in lines_of(run, report)]
+    lines = [line for report in reports.values() for line in lines_of(report)]
     steps = sorted({t for line in lines for t in line.accuracy})
     table = Table("run", "method", "")
     for t in steps:
@@ -93,10 +95,10 @@ def table_of(reports: Mapping[str, Mapping[str, Any]]) -> Table:
     for run, report in reports.items():
         network = f"{report['model']}, L = {report['levels']}, {report['dataset']}"
         table.add_row(run, "ANN", "accuracy %", f"{100 * report['ann_accuracy']:.2f}", end_section=True)
-        for place, line in enumerate(lines_of(run, report)):
+        for place, line in enumerate(lines_of(report)):
             cells = lambda values, form: [form.format(values[t]) if t in values else "–" for t in steps]
             percent = {t: 100 * value for t, value in line.accuracy.items()}
-            table.add_row("" if place else network, line.method, "accuracy %", *cells(percent, "{:.2f}"))
+            table.add_row("" if place else network, line.title, "accuracy %", *cells(percent, "{:.2f}"))
             if line.energy:
                 table.add_row("", "", "energy nJ", *cells(line.energy, "{:,.0f}"))
         table.add_section()
@@ -105,8 +107,8 @@ def table_of(reports: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def draw(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Accuracy against steps and, where there are estimates, against energy; a line style for each run."""
-    lines = {run: lines_of(run, report) for run, report in reports.items()}
-    methods = list(dict.fromkeys(line.method for of_run in lines.values() for line in of_run))
+    lines = {run: lines_of(report) for run, report in reports.items()}
+    methods = list(dict.fromkeys(line.name for of_run in lines.values() for line in of_run))
     has_energy = any(line.energy for of_run in lines.values() for line in of_run)
     figure = figure_of(10.5 if has_energy else 6.4, 5.2)
     panels = figure.subplots(1, 1 + has_energy, sharey=True, squeeze=False)[0]
@@ -114,9 +116,9 @@ def draw(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         ann = {"color": "0.4", "linestyle": style, "linewidth": 1, "label": f"{run}: ANN"}
         panels[0].axhline(100 * reports[run]["ann_accuracy"], **ann)
         for line in of_run:
-            look = {**method_style(methods.index(line.method)), "linestyle": style}
+            look = {**method_style(methods.index(line.name)), "linestyle": style}
             percent = [100 * value for value in line.accuracy.values()]
-            panels[0].plot(list(line.accuracy), percent, label=f"{run}: {line.method}", **look)
+            panels[0].plot(list(line.accuracy), percent, label=f"{run}: {line.title}", **look)
             if line.energy:
                 panels[1].plot(list(line.energy.values()), percent, **look)
     time_axis(panels[0], sorted({t for of_run in lines.values() for line in of_run for t in line.accuracy}))
@@ -138,7 +140,9 @@ def main() -> None:
     if not command.output.resolve().parent.is_dir():
         raise InputError(f"there is no directory {command.output.resolve().parent} for --output; make it first")
     draw(reports, command.output)
-    console.print(table_of(reports), crop=False, no_wrap=True, overflow="ignore")
+    table = table_of(reports)
+    width = table.__rich_measure__(console, console.options.update(max_width=WIDEST)).maximum
+    Console(width=max(width, console.width)).print(table)
     console.print(f"energy: estimates for one sample, {MODEL}; the picture is {command.output}", soft_wrap=True)
 
 
