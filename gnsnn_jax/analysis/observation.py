@@ -70,7 +70,7 @@ def observe_present(
         if totals is None:
             here = jax.tree.map(_held_here, (data, variables))
             connections = connections or connections_of(spiking, *here[0], variables=here[1])
-            totals = _Totals(_Observation(spiking, connections, steps, compare), sharding)
+            totals = _Totals(Observation(spiking, connections, steps, compare), sharding)
         on_batch(totals.add(with_variables(variables, data)[0], present))
     if totals is None:
         raise InputError("observe needs at least one batch of data, got none")
@@ -97,7 +97,7 @@ def _held_here(array: Any) -> Any:
 class _Totals:
     """What was found in all batches so far."""
 
-    def __init__(self, observation: _Observation, sharding: Any):
+    def __init__(self, observation: Observation, sharding: Any):
         self.observation = observation
         self.observe = jax.jit(observation.of_batch, out_shardings=sharding)
         self.found, self.shown = None, None
@@ -169,7 +169,7 @@ class _Shown(NamedTuple):
     rates: Float[Array, "T K"]
 
 
-class _Observation:
+class Observation:
     """What is looked at in each batch."""
 
     def __init__(self, spiking: SpikingFunction, connections: Connections, steps: tuple[int, ...], compare: bool):
@@ -231,6 +231,8 @@ class _Observation:
 
     def _shown(self, present: Array, activation: Array, shown: tuple[Array, Array]) -> _Shown:
         thresholds, found = shown
+        if not self.compared_steps:  # so that the network itself is not evaluated
+            return _Shown(thresholds[0], jnp.zeros(0, bool), jnp.zeros(0), found)
         samples, _ = rates.some(activation.shape)
         return _Shown(thresholds[0], present[samples], rates.taken(activation / thresholds[0]), found)
 
