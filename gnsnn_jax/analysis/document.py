@@ -157,9 +157,9 @@ def _energy(report: Mapping[str, Any]) -> str:
         "## Estimates of energy",
         "Nanojoules for one sample: counted operations times published figures, no measurement. The first layer and "
         f"the steps of a probe are included. The quantised ANN has activations of {analysis['activation_bits']} bits, "
-        "⌈log2(L + 1)⌉. Where memory counts, every operand comes from it: an accumulate reads a weight and reads and "
-        "writes a potential, a multiply-accumulate reads a weight and a value, a neuron reads and writes its potential "
-        "at each step.",
+        "⌈log2(L + 1)⌉; neither ANN skips zeros. Where memory counts, every operand comes from it: an accumulate reads "
+        "a weight and reads and writes a potential, a multiply-accumulate reads a weight and a value, a neuron reads "
+        "and writes its potential at each step.",
         _table(
             ["model", "pJ addition", "pJ multiplication", "of bits", "pJ memory bit", "weight bits", "source"],
             [
