@@ -17,6 +17,7 @@ from gnsnn_jax.analysis.energy import MODELS, EnergyModel, of_float_ann, of_quan
 from gnsnn_jax.analysis.exact import sums_on_device, whole
 from gnsnn_jax.analysis.observation import observe, observe_present
 from gnsnn_jax.analysis.operations import neurobench, operations
+from gnsnn_jax.conversion import Observer
 
 IF, GN = gs.integrate_and_fire(), gs.group_neuron(4)
 
@@ -287,7 +288,10 @@ def test_errors_are_those_computed_by_hand():
     units = [train * neuron.members for train in spikes_of(model.apply, neuron, calibration, steps, variables, images)]
     # The network itself is one step of group neurons of as many members as it has levels.
     anns = [train[0] for train in spikes_of(model.apply, gs.group_neuron(4), None, 1, variables, images)]
-    for population, train, ann in zip(behaviour.populations, units, anns, strict=True):
+    look = lambda memory, operation, inputs, outputs: (memory, inputs[0] if operation.is_activation else None)
+    snn = gs.to_spiking(model.apply, neuron, steps=steps, calibration=calibration)
+    currents = jax.jit(snn.observed(Observer(lambda operation: None, look)))(variables, images)[1]
+    for population, train, ann, arrived in zip(behaviour.populations, units, anns, currents, strict=True):
         for t in (1, 2, 6):
             count = np.rint(train[:t].sum(0))
             rate, most = count / (t * neuron.members), t * neuron.members
@@ -297,6 +301,10 @@ def test_errors_are_those_computed_by_hand():
             assert population.mean("silent", t) == pytest.approx((count == 0).mean())
             assert population.mean("saturated", t) == pytest.approx((count == most).mean())
             beyond = np.clip(count - np.floor(np.clip(ann * most, 0, most) + 0.5), -2, 2)
+            unit = population.threshold / neuron.members
+            own = np.clip(count - np.clip(np.floor(np.sum(arrived[:t], 0) / unit + 0.5), 0, most), -2, 2)
+            by_own = [(own == by).mean() for by in range(-2, 3)]
+            np.testing.assert_allclose(population.offsets(t, own=True), by_own, atol=1e-6)
             np.testing.assert_allclose(population.offsets(t), [(beyond == by).mean() for by in range(-2, 3)], atol=1e-6)
         assert population.mean("ann_silent", steps) == pytest.approx((ann == 0).mean())
         assert population.mean("ann_saturated", steps) == pytest.approx((ann == 1).mean())
