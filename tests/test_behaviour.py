@@ -89,6 +89,11 @@ def test_layers_behind_other_weights_are_multiply_accumulates_at_each_step():
     spikes, taken = spikes_of(ann, GN, None, 3, x)[0] * 4, operations(behaviour, 3)
     assert taken.accumulates == spikes.sum() * 5 / 6
     assert (taken.multiply_accumulates, taken.once) == (3 * 10, 0)
+    # Both layers stand in one line, and the second sees sums that are not zero wherever there is a spike.
+    first_layer, second_layer = (layer.name for layer in behaviour.connections.layers)
+    assert second_layer == f"{first_layer}#2"
+    events = (spikes > 0).sum() * 5 + (spikes.sum(2) > 0).sum() * 10
+    assert neurobench(behaviour, 3).effective_macs == events / 6
 
 
 def test_loops_are_refused_with_their_place():

@@ -48,4 +48,4 @@ def test_files_and_commands_that_the_readme_names_exist():
     assert all(f"\n{target}:" in makefile for target in re.findall(r"^make (\w+)", README, re.MULTILINE))
     for name in re.findall(r"^\| `(gnsnn_jax/[\w/]+(?:\.py)?|tests|configs)/?`", README, re.MULTILINE):
         assert (ROOT / name).exists(), name
-    assert (ROOT / "docs" / "accuracy.png").exists()
+    assert all((ROOT / path).exists() for path in re.findall(r"!\[[^]]*\]\(([^)]*)\)", README))

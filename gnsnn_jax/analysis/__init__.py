@@ -1,1 +1,1 @@
-"""What a converted network does: accuracy over time, spikes, plots."""
+"""What a converted network does: accuracy over time, spikes, errors, operations, energy, pictures."""

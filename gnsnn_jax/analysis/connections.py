@@ -9,6 +9,7 @@ shortcut of a residual block, each has one connection there.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,7 +162,7 @@ class _Counting:
             plain = sum((fan for fan, plain in parts[site.name] if plain), nothing)
             self.found.sites.append(site)
             self.found.fans[site.name] = Fan(whole, plain)
-        self.found.layers = _without_shared_scope(self.found.layers)
+        self.found.layers = _named(self.found.layers)
         return self.found
 
     def _bytes(self) -> int:
@@ -324,8 +325,16 @@ def _name(operation: Operation) -> str:
     return "/".join(origin.scope) or Path(origin.place or operation.eqn.primitive.name).name
 
 
-def _without_shared_scope(layers: Sequence[Layer]) -> list[Layer]:
-    """Leaves out the part of the module path that all names begin with, which is the network itself."""
-    paths = [layer.name.split("/")[:-1] for layer in layers]
-    shared = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, zip(*paths, strict=False)))
-    return [layer._replace(name="/".join(layer.name.split("/")[shared:])) for layer in layers]
+def _named(layers: Sequence[Layer]) -> list[Layer]:
+    """Leaves out the part of the module path that all names begin with, which is the network itself, and gives a
+    name that occurs again a number."""
+    paths = [layer.name.split("/") for layer in layers]
+    scopes = zip(*(path[:-1] for path in paths), strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, scopes))
+    taken: Counter[str] = Counter()
+    return [_numbered(layer, "/".join(path[shared:]), taken) for layer, path in zip(layers, paths, strict=True)]
+
+
+def _numbered(layer: Layer, name: str, taken: Counter[str]) -> Layer:
+    taken[name] += 1
+    return layer._replace(name=name if taken[name] == 1 else f"{name}#{taken[name]}")
