@@ -121,6 +121,7 @@ def test_the_document_shows_the_pictures_and_the_constants(run):
     assert "stage2_block1/act2" in shown
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_runs_are_compared_side_by_side(run, copy, tmp_path, capsys, monkeypatch):
     def compare(*arguments):
         monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
