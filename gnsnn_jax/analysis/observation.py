@@ -64,7 +64,7 @@ def observe_present(
     the given sharding, such as that of all devices.
     """
     steps = _checked_steps(steps, spiking.steps)
-    spiking = replace(spiking, steps=max(steps[-1], _probe_steps(spiking)))
+    spiking = replace(spiking, steps=max(steps[-1], spiking.probe_steps))
     totals = None
     for data, present in batches:
         if totals is None:
@@ -83,10 +83,6 @@ def _checked_steps(steps: Sequence[int] | None, longest: int) -> tuple[int, ...]
     if not steps:
         raise InputError("steps must name at least one number of time-steps, got none")
     return tuple(sorted({at_least_one("steps", step) for step in steps}))
-
-
-def _probe_steps(spiking: SpikingFunction) -> int:
-    return spiking.calibration.probe_steps if spiking.calibration else 0
 
 
 def _held_here(array: Any) -> Any:
@@ -122,7 +118,7 @@ class _Totals:
             },
             samples=int(self.found.samples),
             steps=self.observation.steps,
-            probe_steps=_probe_steps(self.observation.spiking),
+            probe_steps=self.observation.spiking.probe_steps,
         )
 
     def _population(self, site: Site) -> Population:
