@@ -187,11 +187,9 @@ def test_event_files_hold_the_metrics_and_the_thresholds(finished_run):
     assert "threshold/stage1_block0/act1" in names
 
 
-def test_a_run_resumes_with_its_own_settings_only(undisturbed, place):
-    process = start(place, "undisturbed", "--training.seed", "1")
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 2
-    assert "was started with other settings (training.seed = 0 instead of 1)" in errors
+def test_a_run_resumes_with_its_own_settings_only(undisturbed, refused):
+    message = refused("train.py", *SETTINGS, "--workdir", undisturbed, "--resume", "--training.seed", "1")
+    assert "was started with other settings (training.seed = 0 instead of 1)" in message
     assert load_config(undisturbed / "config.toml").training.seed == 0
 
 

@@ -284,11 +284,11 @@ def test_one_setting_after_another_from_the_command_line(tmp_path, refused):
     message = refused("train.py", *arguments)
     assert "already holds a run" in message
     assert "--overwrite" in message
-    done = script("train.py", *arguments, "--overwrite", "--model.levels", "3", cwd=tmp_path)
+    done = script("train.py", *arguments, "--overwrite", "--training.seed", "6", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "here" / "summary.json").read_text())["levels"] == 3
+    assert "seed = 6\n" in (tmp_path / "here" / "config.toml").read_text()
     assert (tmp_path / "here" / "notes.txt").read_text() == "mine"
-    assert json.loads((tmp_path / "here" / "previous-1" / "summary.json").read_text())["levels"] == 2
+    assert (tmp_path / "here" / "previous-1" / "config.toml").read_text() == kept
 
 
 def test_a_refusal_is_one_sentence_for_the_user_too(tmp_path):
