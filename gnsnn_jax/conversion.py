@@ -192,20 +192,24 @@ class SpikingFunction:
         first, chunks = self._schedule()
         if not first and program.is_sharded:  # the first chunk makes potentials that are split as their currents are
             first, chunks = self.chunk, chunks - 1
-        parts = []
+        head = {slot: train[:first] for slot, train in trains.items()}
+        body = {slot: train[first:].reshape(chunks, self.chunk, *train.shape[1:]) for slot, train in trains.items()}
         if first:
-            head = {slot: train[:first] for slot, train in trains.items()}
             state, found = simulation.chunk(head, first, simulation.start(None), self.calibration)
-            parts.append(found)
+            found = simulation.chunks_behind(found, first, body, chunks, state) if chunks else found
         else:
-            state = simulation.start(simulation.initial_potentials())
-        if chunks:
-            body = {slot: train[first:].reshape(chunks, self.chunk, *train.shape[1:]) for slot, train in trains.items()}
-            one_chunk = lambda state, part: simulation.chunk(part, self.chunk, state)
-            _, found = jax.lax.scan(one_chunk, state, body, length=chunks)
-            parts.append(jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), found))
-        joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *parts) if len(parts) > 1 else parts[0]
-        return jax.tree.map(lambda x: x[: self.steps], joined)
+            found = simulation.chunks(body, chunks, simulation.start(simulation.initial_potentials()))
+        return jax.tree.map(lambda x: x[: self.steps], found)
+
+
+def _joined_over_time(stacked: Array) -> Array:
+    """[chunks, chunk, ...] as [steps, ...]."""
+    return stacked.reshape(stacked.shape[0] * stacked.shape[1], *stacked.shape[2:])
+
+
+def _longer(part: Array, steps: int) -> Array:
+    """Room for so many more steps behind it."""
+    return jax.lax.pad(part, jnp.zeros((), part.dtype), [(0, steps, 0), *[(0, 0, 0)] * (part.ndim - 1)])
 
 
 def _observer(observe: Observe | Observer | None) -> Observer:
@@ -231,7 +235,7 @@ class _Simulation:
     """The part of a program that varies in time, given the values of the part that does not."""
 
     def __init__(self, program: Program, values: Values, settings: SpikingFunction):
-        self.program, self.values = program, values
+        self.program, self.values, self.chunk_steps = program, values, settings.chunk
         self.neuron, self.product_dtype = settings.neuron, settings.product_dtype
         self.observer = _observer(settings.observe)
         self.units = self._units() if self.product_dtype else {}
@@ -281,6 +285,25 @@ class _Simulation:
             values.update(zip(operation.outputs, results, strict=True))
         outputs = [self._over_time(slot, values, length) for slot in self.program.outputs]
         return _State(after, memories), (outputs, observations)
+
+    def chunks(self, trains: Values, count: int, state: _State) -> Any:
+        """The outputs and observations of several chunks; `trains` are [count, chunk, ...]."""
+        one_chunk = lambda state, part: self.chunk(part, self.chunk_steps, state)
+        _, found = jax.lax.scan(one_chunk, state, trains, length=count)
+        return jax.tree.map(_joined_over_time, found)
+
+    def chunks_behind(self, head: Any, steps: int, trains: Values, count: int, state: _State) -> Any:
+        """The same behind those of the first `steps` time-steps, without holding them twice."""
+
+        def one_chunk(carry, part):
+            state, found, now = carry
+            state, new = self.chunk(part, self.chunk_steps, state)
+            put = lambda all, new: jax.lax.dynamic_update_slice_in_dim(all, new, now, axis=0)
+            return (state, jax.tree.map(put, found, new), now + self.chunk_steps), None
+
+        room = jax.tree.map(lambda x: _longer(x, count * self.chunk_steps), head)
+        (_, found, _), _ = jax.lax.scan(one_chunk, (state, room, steps), trains, length=count)
+        return found
 
     def _fire(self, currents, threshold, potential, calibration) -> tuple[Array, Array]:
         """Runs one population from its potential, its calibrated one or its own initial one."""
