@@ -2,17 +2,16 @@
 
     python benchmarks/counting.py [--model NAME] [--image-size PIXELS] [--batch-size N] [--steps T]
 
-Processor time on CPUs, so that what else runs there does not matter much; wall time on other devices.
+Ratios of processor time on CPUs, so that what else runs there does not matter much; on the clock on other devices.
 """
 
-import statistics
 import sys
-import time
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from measuring import Seconds, interleaved
 from rich.table import Table
 
 import gnsnn_jax as gs
@@ -38,16 +37,14 @@ def parse(arguments: list[str] | None = None):
     return parser.parse_args(arguments)
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """The median, after one call that may compile something."""
-    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
-    jax.block_until_ready(run())
-    found = []
-    for _ in range(REPEATS):
-        started = clock()
-        jax.block_until_ready(run())
-        found.append(clock() - started)
-    return statistics.median(found)
+def finished(function: Callable, *args: Any) -> Callable[[], object]:
+    """A case for `interleaved`."""
+    compiled = jax.jit(function)
+    return lambda: jax.block_until_ready(compiled(*args))
+
+
+def ratio(case: Seconds, plain: Seconds) -> float:
+    return case.processor_ratio_to(plain) if jax.default_backend() == "cpu" else case.ratio_to(plain)
 
 
 def main() -> None:
@@ -60,11 +57,15 @@ def main() -> None:
     table = Table("method", "seconds", "counting", "and comparing rates at the end")
     for name, (neuron, calibration) in METHODS.items():
         snn = gs.to_spiking(model.apply, neuron, steps=command.steps, calibration=calibration)
-        plain = seconds(partial(jax.jit(snn), variables, images))
         connections = connections_of(snn, images, variables=variables)
-        observations = [Observation(snn, connections, (command.steps,), compare) for compare in (False, True)]
-        watched = [seconds(partial(jax.jit(each.of_batch), (variables, images), present)) for each in observations]
-        table.add_row(name, f"{plain:.3f}", *(f"{each / plain:.2f}" for each in watched))
+        counted, compared = (Observation(snn, connections, (command.steps,), compare) for compare in (False, True))
+        cases = {
+            "plain": finished(snn, variables, images),
+            "counting": finished(counted.of_batch, (variables, images), present),
+            "comparing": finished(compared.of_batch, (variables, images), present),
+        }
+        plain, *watched = interleaved(cases, REPEATS).values()
+        table.add_row(name, f"{plain.median:.3f}", *(f"{ratio(each, plain):.2f}" for each in watched))
     console.print(table)
 
 

@@ -64,9 +64,8 @@ def to_spiking(
     network then computes max(steps, probe_steps) time-steps and returns the first `steps`.
     `chunk` time-steps are evaluated layer by layer at a time and change no result. Memory grows with it
     and not with `steps`; 2 unless told, which was as fast as any on a CPU. A GPU that a small batch leaves
-    idle may want more. `time_axes` names the time axis of inputs
-    that have one, as `in_axes` of `jax.vmap` names batch axes: None (no time), or an integer or a
-    tree of them for each positional argument.
+    idle may want more. `time_axes` names the time axis of inputs that have one, as `in_axes` of `jax.vmap`
+    names batch axes: None (no time), or an integer or a tree of them for each positional argument.
 
     Activations are those that `sites` lists. `thresholds` gives theirs by name, arrays [] or [C] or of
     any shape that broadcasts to the currents', as `find_thresholds` makes them; they come before those

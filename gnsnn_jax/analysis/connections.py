@@ -26,7 +26,7 @@ from gnsnn_jax.errors import InputError
 from gnsnn_jax.linearity import CONTROL_FLOW, Program, flatten
 from gnsnn_jax.program import Operation, Slot
 from gnsnn_jax.sites import Site, site_of
-from gnsnn_jax.tracing import arrays_of, trace
+from gnsnn_jax.tracing import arguments_of, arrays_of, trace
 
 # Operations that move, scale or leave out values, and add up none.
 _REARRANGING = frozenset(
@@ -115,17 +115,11 @@ def connections_of(spiking: SpikingFunction, *data: Any, variables: Any = None) 
     """
     if spiking.time_axes is not None:
         raise InputError("the analysis takes networks whose inputs have no time axis, got time_axes; leave it out")
-    args, is_data = with_variables(variables, jax.tree.map(_first_sample, data))
-    arrays = arrays_of(args, {})
+    args = arguments_of(jax.tree.map(_first_sample, data), variables)
+    arrays, fixed = arrays_of(args, {}), len(arrays_of((variables,), {}))
+    is_data = [position >= fixed for position in range(len(arrays))]
     program = flatten(trace(spiking.ann, args, {})[0], [False] * len(arrays), spiking.thresholds)
     return _Counting(program, arrays, is_data).counted()
-
-
-def with_variables(variables: Any, data: tuple) -> tuple[tuple, list[bool]]:
-    """All arguments of a network, and for each array among them whether it is data."""
-    args = data if variables is None else (variables, *data)
-    fixed = 0 if variables is None else len(arrays_of((variables,), {}))
-    return args, [position >= fixed for position in range(len(arrays_of(args, {})))]
 
 
 def _first_sample(array: Any) -> Array:

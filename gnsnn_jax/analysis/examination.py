@@ -35,7 +35,7 @@ from gnsnn_jax.training.batches import PADDING
 from gnsnn_jax.training.converted import ConvertedNetwork
 from gnsnn_jax.training.data import Dataset, normalise
 from gnsnn_jax.training.loop import share_of_process
-from gnsnn_jax.training.order import Share
+from gnsnn_jax.training.order import FixedOrder, Share
 from gnsnn_jax.training.runs import CONVERSION, set_aside, write_json
 
 FIGURES = "figures"
@@ -109,8 +109,8 @@ class _Spread:
     share: Share
 
     def __call__(self, step: int) -> Int[np.ndarray, " b"]:
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        return self.share.of(np.where(places < self.wanted, places * self.count // self.wanted, PADDING))
+        places = FixedOrder(self.wanted, self.batch_size, self.share)(step)
+        return np.where(places == PADDING, PADDING, places * self.count // self.wanted)
 
 
 def _batches(dataset: Dataset, samples: int, batch_size: int) -> Iterator[tuple[tuple, Any]]:

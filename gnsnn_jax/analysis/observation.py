@@ -16,13 +16,13 @@ from gnsnn_jax._types import Array, Bool, Float
 from gnsnn_jax.activations import align
 from gnsnn_jax.analysis import rates
 from gnsnn_jax.analysis.behaviour import SUMS, Behaviour, Population, Spikes
-from gnsnn_jax.analysis.connections import Connections, Fan, Layer, connections_of, with_variables
+from gnsnn_jax.analysis.connections import Connections, Fan, Layer, connections_of
 from gnsnn_jax.analysis.exact import sums_on_device, whole
 from gnsnn_jax.conversion import Observer, SpikingFunction
 from gnsnn_jax.errors import InputError, at_least_one
 from gnsnn_jax.program import Operation, evaluate, network_of
 from gnsnn_jax.sites import Site
-from gnsnn_jax.tracing import arrays_of, trace
+from gnsnn_jax.tracing import arguments_of, arrays_of, trace
 
 
 def observe(
@@ -39,11 +39,11 @@ def observe(
     these are given; their first axis is the batch, as that of every activation is. `steps` are the numbers of
     time-steps that shall be looked at, 1, 2, 4, … up to those of `spiking` unless told; without `compare` spikes
     and operations are counted, and rates not compared with the activations of the network itself. Memory grows
-    neither with the steps nor with the number of batches. Raises InputError where there is no batch, for inputs
-    with a time axis, and as `connections_of` does.
+    neither with the steps nor with the number of batches. Raises InputError where there is no batch or an empty
+    one, for inputs with a time axis, and as `connections_of` does.
     """
     all_present = lambda args: (args, np.ones(len(arrays_of(args, {})[0]), bool))
-    pairs = (all_present(batch if isinstance(batch, tuple) else (batch,)) for batch in batches)
+    pairs = (all_present(arguments_of(batch)) for batch in batches)
     return observe_present(spiking, pairs, variables=variables, steps=steps, compare=compare)
 
 
@@ -71,7 +71,7 @@ def observe_present(
             here = jax.tree.map(_held_here, (data, variables))
             connections = connections or connections_of(spiking, *here[0], variables=here[1])
             totals = _Totals(Observation(spiking, connections, steps, compare), sharding)
-        on_batch(totals.add(with_variables(variables, data)[0], present))
+        on_batch(totals.add(arguments_of(data, variables), present))
     if totals is None:
         raise InputError("observe needs at least one batch of data, got none")
     return totals.behaviour()
