@@ -3,10 +3,14 @@
 import sys
 from pathlib import Path
 
-from gnsnn_jax.analysis.comparison import compare_methods
-from gnsnn_jax.analysis.examination import examine, keep_report
-from gnsnn_jax.analysis.report import print_report
-from gnsnn_jax.command_line import (
+from gnsnn_jax.data.sets import Dataset, load_dataset
+from gnsnn_jax.method.methods import parse_methods
+from gnsnn_jax.report.comparison import compare_methods
+from gnsnn_jax.report.examination import examine, keep_report
+from gnsnn_jax.report.results import print_report
+from gnsnn_jax.runs.directories import Run, load_run, newest_run
+from gnsnn_jax.runs.imports import add_import_options, import_run, keep_import, refuse_import_options
+from gnsnn_jax.runtime.command_line import (
     Parser,
     console,
     count,
@@ -16,11 +20,7 @@ from gnsnn_jax.command_line import (
     run_script,
     separated,
 )
-from gnsnn_jax.methods import parse_methods
-from gnsnn_jax.training.data import Dataset, load_dataset
-from gnsnn_jax.training.devices import add_process_options, in_first, start_processes
-from gnsnn_jax.training.imports import add_import_options, import_run, keep_import, refuse_import_options
-from gnsnn_jax.training.runs import Run, load_run, newest_run
+from gnsnn_jax.runtime.devices import add_process_options, in_first, start_processes
 
 
 def parse(arguments: list[str] | None = None):

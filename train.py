@@ -5,15 +5,15 @@ import time
 from argparse import SUPPRESS
 from pathlib import Path
 
-from gnsnn_jax.analysis.plots import plot_curves
-from gnsnn_jax.command_line import Parser, console, directory, run_script
-from gnsnn_jax.training.config import load_config, settings
-from gnsnn_jax.training.data import load_dataset
-from gnsnn_jax.training.devices import add_process_options, agreed_time, in_first, start_processes
+from gnsnn_jax.data.sets import load_dataset
+from gnsnn_jax.report.plots import plot_curves
+from gnsnn_jax.runs.directories import CONFIG, CURVES, check_resumed, create_run, default_workdir, resumed_run
+from gnsnn_jax.runtime.command_line import Parser, console, directory, run_script
+from gnsnn_jax.runtime.config import load_config, settings
+from gnsnn_jax.runtime.devices import add_process_options, agreed_time, in_first, start_processes
 from gnsnn_jax.training.experiment import run_experiment
 from gnsnn_jax.training.loop import check_experiment
 from gnsnn_jax.training.records import read_metrics
-from gnsnn_jax.training.runs import CONFIG, CURVES, check_resumed, create_run, default_workdir, resumed_run
 
 DIGITS = Path(__file__).parent / "configs" / "digits.toml"
 

@@ -17,7 +17,7 @@ from rich.table import Table
 import gnsnn_jax as gs
 from gnsnn_jax.analysis.connections import connections_of
 from gnsnn_jax.analysis.observation import Observation
-from gnsnn_jax.command_line import Parser, console, count, run_script
+from gnsnn_jax.runtime.command_line import Parser, console, count, run_script
 
 LEVELS = 8
 REPEATS = 5  # of which the median counts

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 
-from gnsnn_jax.training.streaming import usable_cores
+from gnsnn_jax.data.streaming import usable_cores
 
 PROCESSORS = Path("/proc/cpuinfo")  # of Linux, which names the processor there
 

@@ -30,11 +30,11 @@ from measuring import Seconds, in_words, interleaved, machine
 from rich.table import Table
 
 import gnsnn_jax as gs
-from gnsnn_jax.command_line import Parser, console, count, run_script
-from gnsnn_jax.conversion import DEFAULT_CHUNK
-from gnsnn_jax.methods import parse_method
+from gnsnn_jax.conversion.stopping import confidence_of
+from gnsnn_jax.conversion.to_spiking import DEFAULT_CHUNK
+from gnsnn_jax.method.methods import parse_method
 from gnsnn_jax.models import networks
-from gnsnn_jax.stopping import confidence_of
+from gnsnn_jax.runtime.command_line import Parser, console, count, run_script
 
 CLASSES = 100
 LEVELS = 8

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from gnsnn_jax.activations import qcfs, staircase
-from gnsnn_jax.calibration import Calibration, offset_spikes
-from gnsnn_jax.conversion import to_spiking
-from gnsnn_jax.convolution import use_fast_convolutions
+from gnsnn_jax.conversion.find_thresholds import find_thresholds
+from gnsnn_jax.conversion.folding import fold_batch_norm
+from gnsnn_jax.conversion.sites import Site, sites
+from gnsnn_jax.conversion.stopping import stop_when
+from gnsnn_jax.conversion.to_spiking import to_spiking
+from gnsnn_jax.conversion.verification import Verification, verify
 from gnsnn_jax.errors import InputError
-from gnsnn_jax.folding import fold_batch_norm
-from gnsnn_jax.neurons import Neuron, group_neuron, integrate_and_fire, run
-from gnsnn_jax.sites import Site, sites
-from gnsnn_jax.stopping import stop_when
-from gnsnn_jax.thresholds import find_thresholds
-from gnsnn_jax.verification import Verification, verify
+from gnsnn_jax.method.activations import qcfs, staircase
+from gnsnn_jax.method.calibrations import Calibration, offset_spikes
+from gnsnn_jax.method.neurons import Neuron, group_neuron, integrate_and_fire, run
+from gnsnn_jax.xla.convolution import use_fast_convolutions
 
 # Loaded when first used, so that the method needs nothing but jax.
 _LAZY = {
     "accuracy_over_time": "gnsnn_jax.analysis.accuracy",
     "build": "gnsnn_jax.models",
-    "load_converted": "gnsnn_jax.training.converted",
+    "load_converted": "gnsnn_jax.runs.converted",
     "load_weights": "gnsnn_jax.interop.weights",
     "save_weights": "gnsnn_jax.interop.weights",
 }

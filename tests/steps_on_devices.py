@@ -11,12 +11,13 @@ from functools import partial
 from itertools import islice
 
 from gnsnn_jax.analysis.evaluation import evaluate_over_time
-from gnsnn_jax.conversion import to_spiking
+from gnsnn_jax.conversion.to_spiking import to_spiking
+from gnsnn_jax.data.sets import load_dataset, normalise
+from gnsnn_jax.method.neurons import group_neuron
 from gnsnn_jax.models.resnet import ResNet
-from gnsnn_jax.neurons import group_neuron
-from gnsnn_jax.training import devices, loop
-from gnsnn_jax.training.config import Config, Data, Optimizer
-from gnsnn_jax.training.data import load_dataset, normalise
+from gnsnn_jax.runtime import devices
+from gnsnn_jax.runtime.config import Config, Data, Optimizer
+from gnsnn_jax.training import loop
 
 
 def main(coordinator=None, process_id=None):

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 import gnsnn_jax as gs
-from gnsnn_jax.training import augmentation
-from gnsnn_jax.training.augmentation import (
+from gnsnn_jax.data import augmentation
+from gnsnn_jax.data.augmentation import (
     CIFAR10_POLICY,
     OPERATIONS,
     apply,
@@ -22,8 +22,8 @@ from gnsnn_jax.training.augmentation import (
     flip,
     random_crop,
 )
-from gnsnn_jax.training.config import Config, Data
-from gnsnn_jax.training.data import Split, Statistics, load_dataset, normalise, statistics
+from gnsnn_jax.data.sets import Split, Statistics, load_dataset, normalise, statistics
+from gnsnn_jax.runtime.config import Config, Data
 from gnsnn_jax.training.loop import check_experiment
 
 KEY = jax.random.key(0)

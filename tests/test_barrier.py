@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from cases import dyadic
 
-from gnsnn_jax.barrier import computed_once
+from gnsnn_jax.xla.computed_once import computed_once
 
 
 def twice_read(x):

@@ -17,7 +17,7 @@ from gnsnn_jax.analysis.energy import MODELS, EnergyModel, of_float_ann, of_quan
 from gnsnn_jax.analysis.exact import sums_on_device, whole
 from gnsnn_jax.analysis.observation import observe, observe_present
 from gnsnn_jax.analysis.operations import neurobench, operations
-from gnsnn_jax.conversion import Observer
+from gnsnn_jax.conversion.to_spiking import Observer
 
 IF, GN = gs.integrate_and_fire(), gs.group_neuron(4)
 

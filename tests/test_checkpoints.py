@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import gnsnn_jax as gs
-from gnsnn_jax.training import checkpoints
-from gnsnn_jax.training.checkpoints import Checkpoints
-from gnsnn_jax.training.runs import check_numbers, set_aside
+from gnsnn_jax.runs import checkpoints
+from gnsnn_jax.runs.checkpoints import Checkpoints
+from gnsnn_jax.runs.directories import check_numbers, set_aside
 
 ARRAYS = {"a": {"b": np.arange(6, dtype=np.float32).reshape(2, 3)}, "c": np.asarray(2.5), "d": {}}
 

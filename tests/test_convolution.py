@@ -10,7 +10,7 @@ import pytest
 from cases import dyadic
 
 import gnsnn_jax as gs
-from gnsnn_jax.convolution import is_slow
+from gnsnn_jax.xla.convolution import is_slow
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 

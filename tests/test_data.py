@@ -12,12 +12,12 @@ import tensorflow_datasets as tfds
 from prepared_sets import encoded, numbered, write_set
 
 import gnsnn_jax as gs
-from gnsnn_jax.training import data as data_module
-from gnsnn_jax.training.batches import PADDING, Split
-from gnsnn_jax.training.config import Data
-from gnsnn_jax.training.data import check_finite, load_dataset, normalise, statistics
-from gnsnn_jax.training.order import FixedOrder
-from gnsnn_jax.training.statistics import PUBLISHED
+from gnsnn_jax.data import sets as data_module
+from gnsnn_jax.data.batches import PADDING, Split
+from gnsnn_jax.data.order import FixedOrder
+from gnsnn_jax.data.sets import check_finite, load_dataset, normalise, statistics
+from gnsnn_jax.data.statistics import PUBLISHED
+from gnsnn_jax.runtime.config import Data
 
 # Arrays.
 
@@ -275,7 +275,7 @@ def test_without_a_directory_sets_are_where_tensorflow_datasets_keeps_them(tmp_p
 
 
 def test_a_set_that_is_not_there_is_told_at_once_how_to_prepare(tmp_path, offline):
-    command = f"python -m gnsnn_jax.training.prepare cifar10 --data-dir {tmp_path}"
+    command = f"python -m gnsnn_jax.data.prepare cifar10 --data-dir {tmp_path}"
     with pytest.raises(
         gs.InputError, match=rf"unknown data set 'cifar10': .*nor a folder {tmp_path}/cifar10.*{command}"
     ):
@@ -391,8 +391,8 @@ def test_sets_that_are_arrays_need_no_extra_and_others_name_it(tmp_path):
         "        if name.split('.')[0] in {'tensorflow_datasets', 'grain', 'array_record', 'PIL', 'absl'}:\n"
         "            raise ImportError(name, name=name)\n"
         "sys.meta_path.insert(0, Nothing())\n"
-        "from gnsnn_jax.training.config import Data\n"
-        "from gnsnn_jax.training.data import load_dataset\n"
+        "from gnsnn_jax.runtime.config import Data\n"
+        "from gnsnn_jax.data.sets import load_dataset\n"
         "print(load_dataset(Data(), 0).train.count)\n"
         "print(load_dataset(Data(name='mine', directory=sys.argv[1]), 0).train.count)\n"
         "try:\n"

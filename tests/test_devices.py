@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import gnsnn_jax as gs
-from gnsnn_jax.training import devices
-from gnsnn_jax.training.config import Data
-from gnsnn_jax.training.data import load_dataset
+from gnsnn_jax.data.sets import load_dataset
+from gnsnn_jax.runtime import devices
+from gnsnn_jax.runtime.config import Data
 
 SCRIPT = Path(__file__).parent / "steps_on_devices.py"
 

@@ -10,12 +10,12 @@ import optax
 import pytest
 
 import gnsnn_jax as gs
+from gnsnn_jax.data.batches import PADDING
+from gnsnn_jax.data.order import FixedOrder, Share, ShuffledOrder
+from gnsnn_jax.data.sets import Dataset, Split, load_dataset
+from gnsnn_jax.runs.network import network_of
+from gnsnn_jax.runtime.config import Config, Data, Optimizer, Training
 from gnsnn_jax.training import loop
-from gnsnn_jax.training.batches import PADDING
-from gnsnn_jax.training.config import Config, Data, Optimizer, Training
-from gnsnn_jax.training.data import Dataset, Split, load_dataset
-from gnsnn_jax.training.network import network_of
-from gnsnn_jax.training.order import FixedOrder, Share, ShuffledOrder
 
 
 class Small(nn.Module):

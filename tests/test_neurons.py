@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gnsnn_jax as gs
-from gnsnn_jax.calibration import CALIBRATIONS
-from gnsnn_jax.neurons import NEURONS
+from gnsnn_jax.method.calibrations import CALIBRATIONS
+from gnsnn_jax.method.neurons import NEURONS
 
 names = st.sampled_from(list(NEURONS))
 steps = st.integers(1, 11)

@@ -12,19 +12,19 @@ import pytest
 from flax import nnx
 
 import gnsnn_jax as gs
-from gnsnn_jax.methods import parse_methods
-from gnsnn_jax.training.config import Data, Model
-from gnsnn_jax.training.converted import convert, needs_thresholds, with_thresholds
-from gnsnn_jax.training.data import load_dataset, training_images
-from gnsnn_jax.training.network import network_of
-from gnsnn_jax.training.own import by_path, own_network, with_arrays
+from gnsnn_jax.data.sets import load_dataset, training_images
+from gnsnn_jax.interop.functions import by_path, own_network, with_arrays
+from gnsnn_jax.method.methods import parse_methods
+from gnsnn_jax.runs.converted import convert, needs_thresholds, with_thresholds
+from gnsnn_jax.runs.network import network_of
+from gnsnn_jax.runtime.config import Data, Model
 
 ROOT = Path(__file__).parent.parent
 NETWORKS = '''
 import jax, numpy as np
 import jax.numpy as jnp
-from gnsnn_jax.training.config import Data
-from gnsnn_jax.training.data import load_dataset, normalise
+from gnsnn_jax.runtime.config import Data
+from gnsnn_jax.data.sets import load_dataset, normalise
 
 def apply(variables, images, activation=jax.nn.relu):
     return activation(images.reshape(len(images), -1) @ variables["features"]) @ variables["head"]

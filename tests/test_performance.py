@@ -79,7 +79,7 @@ def test_thresholds_that_are_arguments_share_one_compilation():
 def compile_with(cache_home):
     code = (
         "import jax, jax.numpy as jnp\n"
-        "from gnsnn_jax.command_line import keep_compilations\n"
+        "from gnsnn_jax.runtime.command_line import keep_compilations\n"
         "keep_compilations()\n"
         "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)\n"
         "hits = []\n"

@@ -8,9 +8,9 @@ import tensorflow_datasets as tfds
 from prepared_sets import numbered, write_set
 
 import gnsnn_jax as gs
-from gnsnn_jax.command_line import run_script
-from gnsnn_jax.training import prepare as script
-from gnsnn_jax.training.prepare import prepare
+from gnsnn_jax.data import prepare as script
+from gnsnn_jax.data.prepare import prepare
+from gnsnn_jax.runtime.command_line import run_script
 
 
 @pytest.fixture

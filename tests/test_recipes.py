@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from gnsnn_jax.data.sets import Dataset, Split, statistics
+from gnsnn_jax.runtime.config import load_config
 from gnsnn_jax.training import loop
-from gnsnn_jax.training.config import load_config
-from gnsnn_jax.training.data import Dataset, Split, statistics
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RECIPES = sorted(path for path in CONFIGS.glob("*.toml") if not path.stem.startswith("digits"))

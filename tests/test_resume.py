@@ -16,12 +16,12 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 import gnsnn_jax as gs
-from gnsnn_jax.training import checkpoints
-from gnsnn_jax.training.config import Config, Data, Model, Training, load_config
-from gnsnn_jax.training.data import load_dataset
+from gnsnn_jax.data.sets import load_dataset
+from gnsnn_jax.runs import checkpoints
+from gnsnn_jax.runs.directories import CURVES
+from gnsnn_jax.runtime.config import Config, Data, Model, Training, load_config
 from gnsnn_jax.training.experiment import run_experiment
 from gnsnn_jax.training.records import read_metrics
-from gnsnn_jax.training.runs import CURVES
 
 ROOT = Path(__file__).parent.parent
 STEPS_PER_EPOCH = 4

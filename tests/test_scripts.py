@@ -15,12 +15,12 @@ import pytest
 from rich.console import Console
 
 import gnsnn_jax as gs
-from gnsnn_jax import command_line
-from gnsnn_jax.analysis.compare import main as compare_runs
-from gnsnn_jax.analysis.report import print_report
-from gnsnn_jax.training.data import Data, load_dataset
-from gnsnn_jax.training.network import network_of
-from gnsnn_jax.training.runs import load_run
+from gnsnn_jax.data.sets import Data, load_dataset
+from gnsnn_jax.report.compare import main as compare_runs
+from gnsnn_jax.report.results import print_report
+from gnsnn_jax.runs.directories import load_run
+from gnsnn_jax.runs.network import network_of
+from gnsnn_jax.runtime import command_line
 
 ROOT = Path(__file__).parent.parent
 STEPS = ["1", "2", "4", "8", "16", "32"]

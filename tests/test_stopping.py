@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import gnsnn_jax as gs
-from gnsnn_jax import stopping
 from gnsnn_jax.analysis.evaluation import Evaluation
-from gnsnn_jax.analysis.report import Result, make_report
-from gnsnn_jax.methods import parse_method
+from gnsnn_jax.conversion import stopping
+from gnsnn_jax.method.methods import parse_method
+from gnsnn_jax.report.results import Result, make_report
 
 CASES = {
     "if": (gs.integrate_and_fire(), None, 2),

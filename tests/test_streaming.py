@@ -18,12 +18,12 @@ from PIL import Image as Pillow
 from prepared_sets import encoded, write_set
 
 import gnsnn_jax as gs
-from gnsnn_jax.training import streaming
-from gnsnn_jax.training.batches import PADDING
-from gnsnn_jax.training.config import Data
-from gnsnn_jax.training.data import load_dataset
-from gnsnn_jax.training.images import Centre, _reduce, decode, random_part, whole_image
-from gnsnn_jax.training.order import FixedOrder
+from gnsnn_jax.data import streaming
+from gnsnn_jax.data.batches import PADDING
+from gnsnn_jax.data.images import Centre, _reduce, decode, random_part, whole_image
+from gnsnn_jax.data.order import FixedOrder
+from gnsnn_jax.data.sets import load_dataset
+from gnsnn_jax.runtime.config import Data
 
 TESTS = Path(__file__).parent
 RANDOM = np.random.default_rng(0)
@@ -227,8 +227,8 @@ import multiprocessing, sys
 if __name__ == "__main__":  # the processes that decode import this file, and need none of it
     from dataclasses import replace
     from orders import Shuffled
-    from gnsnn_jax.training.config import Data
-    from gnsnn_jax.training.data import load_dataset
+    from gnsnn_jax.runtime.config import Data
+    from gnsnn_jax.data.sets import load_dataset
 
     settings = Data(name=sys.argv[1], image_size=16)
     held, streamed = (load_dataset(replace(settings, memory_limit=limit), 0) for limit in (2.0, 0.0))

@@ -9,15 +9,8 @@ import numpy as np
 import pytest
 
 import gnsnn_jax as gs
-from gnsnn_jax.thresholds import (
-    BINS,
-    RULES,
-    SILENT,
-    balance,
-    least_squares_threshold,
-    percentile,
-    squared_error,
-)  # fmt: skip
+from gnsnn_jax.conversion.find_thresholds import SILENT
+from gnsnn_jax.method.threshold_rules import BINS, RULES, balance, least_squares_threshold, percentile, squared_error
 
 LEVELS = 8
 

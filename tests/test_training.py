@@ -1,7 +1,7 @@
 import pytest
 
 import gnsnn_jax as gs
-from gnsnn_jax.training.config import load_config, save_config, settings
+from gnsnn_jax.runtime.config import load_config, save_config, settings
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from cases import TwoLayers
 
 import gnsnn_jax as gs
-from gnsnn_jax.verification import _relative, _Squares
+from gnsnn_jax.conversion.verification import _relative, _Squares
 
 STEPS = 5
 X = jax.random.normal(jax.random.key(0), (12, 6))

@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax._types import Array, Int
-from gnsnn_jax.conversion import SpikingFunction
-from gnsnn_jax.equations import WEIGHTED, applies, bind, called_by, place_of
+from gnsnn_jax.conversion.sites import Site, site_of
+from gnsnn_jax.conversion.to_spiking import SpikingFunction
+from gnsnn_jax.engine.graph import Operation, Slot
+from gnsnn_jax.engine.jaxprs import WEIGHTED, applies, bind, called_by, place_of
+from gnsnn_jax.engine.split import CONTROL_FLOW, Program, flatten
+from gnsnn_jax.engine.tracing import arguments_of, arrays_of, trace
 from gnsnn_jax.errors import InputError
-from gnsnn_jax.linearity import CONTROL_FLOW, Program, flatten
-from gnsnn_jax.program import Operation, Slot
-from gnsnn_jax.sites import Site, site_of
-from gnsnn_jax.tracing import arguments_of, arrays_of, trace
 
 # Operations that move, scale or leave out values, and add up none.
 _REARRANGING = frozenset(

@@ -11,16 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax._types import Array, Float, Int
-from gnsnn_jax.activations import align
 from gnsnn_jax.analysis.accuracy import predictions_over_time
-from gnsnn_jax.conversion import SpikingFunction
-from gnsnn_jax.sites import Site
-from gnsnn_jax.stopping import confidence_of
-from gnsnn_jax.training import devices
-from gnsnn_jax.training.batches import PADDING
-from gnsnn_jax.training.data import Split
-from gnsnn_jax.training.loop import read_in_order
-from gnsnn_jax.training.streaming import Stream
+from gnsnn_jax.conversion.sites import Site
+from gnsnn_jax.conversion.stopping import confidence_of
+from gnsnn_jax.conversion.to_spiking import SpikingFunction
+from gnsnn_jax.data.batches import PADDING
+from gnsnn_jax.data.sets import Split, read_in_order
+from gnsnn_jax.data.streaming import Stream
+from gnsnn_jax.method.activations import align
+from gnsnn_jax.runtime import devices
 
 
 class Evaluation(NamedTuple):

@@ -13,16 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax._types import Array, Bool, Float
-from gnsnn_jax.activations import align
 from gnsnn_jax.analysis import rates
 from gnsnn_jax.analysis.behaviour import SUMS, Behaviour, Population, Spikes
 from gnsnn_jax.analysis.connections import Connections, Fan, Layer, connections_of
 from gnsnn_jax.analysis.exact import sums_on_device, whole
-from gnsnn_jax.conversion import Observer, SpikingFunction
+from gnsnn_jax.conversion.sites import Site
+from gnsnn_jax.conversion.to_spiking import Observer, SpikingFunction
+from gnsnn_jax.engine.graph import Operation, evaluate, network_of
+from gnsnn_jax.engine.tracing import arguments_of, arrays_of, trace
 from gnsnn_jax.errors import InputError, at_least_one
-from gnsnn_jax.program import Operation, evaluate, network_of
-from gnsnn_jax.sites import Site
-from gnsnn_jax.tracing import arguments_of, arrays_of, trace
+from gnsnn_jax.method.activations import align
 
 
 def observe(

@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
-from gnsnn_jax.activations import qcfs
 from gnsnn_jax.errors import InputError, nearest
+from gnsnn_jax.method.activations import qcfs
 
 # He initialisation over the outputs, as the published networks use it.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -13,17 +13,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from gnsnn_jax.command_line import Interrupted, console, progress_bar, resume_command
+from gnsnn_jax.data.sets import Dataset
 from gnsnn_jax.errors import InputError
-from gnsnn_jax.training import checkpoints, devices
-from gnsnn_jax.training.checkpoints import Checkpoints
-from gnsnn_jax.training.config import Config
-from gnsnn_jax.training.data import Dataset
-from gnsnn_jax.training.interrupts import Interrupts
+from gnsnn_jax.runs import checkpoints
+from gnsnn_jax.runs.checkpoints import Checkpoints
+from gnsnn_jax.runs.directories import CHECKPOINTS, STATE, SUMMARY, best_checkpoint, summary, write_json
+from gnsnn_jax.runs.network import network_of
+from gnsnn_jax.runtime import devices
+from gnsnn_jax.runtime.command_line import Interrupted, console, progress_bar, resume_command
+from gnsnn_jax.runtime.config import Config
+from gnsnn_jax.runtime.signals import Interrupts
 from gnsnn_jax.training.loop import Plan, State, evaluate, initial_state, make_plan, train
-from gnsnn_jax.training.network import network_of
 from gnsnn_jax.training.records import Records, read_metrics
-from gnsnn_jax.training.runs import CHECKPOINTS, STATE, SUMMARY, best_checkpoint, summary, write_json
 
 KEPT_STATES = 2  # one to fall back on where the newest is damaged
 REFRESH_SECONDS = 0.5  # between two looks at the loss, each of which waits for the device

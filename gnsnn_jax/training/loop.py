@@ -14,15 +14,15 @@ import numpy as np
 import optax
 
 from gnsnn_jax._types import Array, Bool, Float, Int, Shaped
+from gnsnn_jax.data.augmentation import augment
+from gnsnn_jax.data.batches import PADDING
+from gnsnn_jax.data.order import ShuffledOrder, share_of_process
+from gnsnn_jax.data.sets import Dataset, Split, Statistics, normalise, read_in_order
+from gnsnn_jax.data.streaming import Stream
 from gnsnn_jax.errors import InputError
-from gnsnn_jax.training import devices
-from gnsnn_jax.training.augmentation import augment
-from gnsnn_jax.training.batches import PADDING
-from gnsnn_jax.training.config import Config, Data
-from gnsnn_jax.training.data import Batch, Dataset, Split, Statistics, normalise
-from gnsnn_jax.training.network import network_of
-from gnsnn_jax.training.order import FixedOrder, Share, ShuffledOrder
-from gnsnn_jax.training.streaming import Stream
+from gnsnn_jax.runs.network import network_of
+from gnsnn_jax.runtime import devices
+from gnsnn_jax.runtime.config import Config, Data
 
 SMALLEST_THRESHOLD = 1e-3  # thresholds are kept at least this far from 0
 
@@ -113,10 +113,6 @@ def _order_of(config: Config, dataset: Dataset) -> ShuffledOrder:
             f"micro-batches; choose a multiple of {parts * jax.device_count()}"
         )
     return ShuffledOrder(count, size, config.training.seed, parts, share_of_process())
-
-
-def share_of_process() -> Share:
-    return Share(jax.process_index(), jax.process_count())
 
 
 def make_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
@@ -306,12 +302,6 @@ def evaluate(
         images, labels = map(devices.distribute, batch)
         metrics += _evaluate_batch(network, statistics, variables, images, labels)
     return metrics.mean()
-
-
-def read_in_order(split: Split | Stream, batch_size: int) -> Iterator[Batch]:
-    """This process's part of each batch of a split, padded so that it splits evenly over the devices."""
-    order = FixedOrder(split.count, devices.next_multiple(batch_size), share_of_process())
-    return split.read(order, range(order.steps))
 
 
 def check_experiment(config: Config, dataset: Dataset) -> None:

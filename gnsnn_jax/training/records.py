@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from gnsnn_jax.errors import InputError
-
-METRICS, EVENTS = "metrics.jsonl", "tensorboard"
+from gnsnn_jax.runs.directories import EVENTS, METRICS
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,58 @@
+"""The activations of a network: what conversion finds, under which names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gnsnn_jax._types import Array
+from gnsnn_jax.engine.graph import Network, Operation, evaluate, network_of
+from gnsnn_jax.engine.tracing import arrays_of, trace
+
+
+class Site(NamedTuple):
+    """An activation of a network.
+
+    name        path of its module where the framework leaves one ("stage1_block0/act1"), else file and line
+                ("network.py:31"); one that occurs again gets a number: "act1#2"
+    kind        "qcfs", "relu" or "clip", which is a ReLU with an upper bound such as `relu6`
+    shape       of its currents, batch included
+    threshold   its own: that of `qcfs`, the bound of a clip; None for a ReLU
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    threshold: Array | None = None
+
+
+def sites(ann: Callable, *args: Any, **kwargs: Any) -> list[Site]:
+    """The activations of a network that conversion can turn into neurons, in the order of evaluation.
+
+    The arguments are those of `ann`, arrays or `jax.ShapeDtypeStruct`s in their place; of a threshold
+    that depends on these only the shape is known. Names are the same in every trace of the same code.
+    Activations are calls of `qcfs`, `jax.nn.relu` and `jax.nn.relu6` under any of their names, and of
+    cuts of other spelling, such as `maximum(x, 0)`, `clip(x, 0, a)` and `lax.clamp`, those that stand
+    behind weights: before them they keep pixels in range.
+    """
+    arrays = arrays_of(args, kwargs)
+    network = network_of(trace(ann, args, kwargs)[0])
+    own = [site.activation.threshold for site in network.activations]
+    values = iter(_thresholds(network, arrays, [slot for slot in own if slot is not None]))
+    found = [None if slot is None else next(values) for slot in own]
+    return [site_of(operation, value) for operation, value in zip(network.activations, found, strict=True)]
+
+
+def site_of(operation: Operation, threshold: Any = None) -> Site:
+    name, kind, *_ = operation.activation
+    return Site(name, kind, operation.shape, threshold)
+
+
+def _thresholds(network: Network, arrays: list[Any], slots: list[int]) -> list[Any]:
+    of_arrays = lambda *arrays: list(map(jnp.asarray, evaluate(network, arrays, slots)))
+    if any(isinstance(array, jax.ShapeDtypeStruct) for array in arrays):
+        return jax.eval_shape(of_arrays, *arrays)
+    return of_arrays(*arrays)

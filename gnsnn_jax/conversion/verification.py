@@ -1,0 +1,209 @@
+"""How far a converted network is from the network it was made of, and where it first goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gnsnn_jax._types import Array, Float
+from gnsnn_jax.conversion.to_spiking import SpikingFunction
+from gnsnn_jax.engine.graph import Operation, Slot, evaluate, network_of
+from gnsnn_jax.engine.tracing import arguments_of, arrays_of, of_arrays, trace
+from gnsnn_jax.errors import InputError, nearest
+from gnsnn_jax.method.neurons import run
+
+WRONG = 0.1  # relative error beyond which an activation counts as wrong, unless told
+
+
+class SiteErrors(NamedTuple):
+    """Relative errors of the mean output of one population over the first 1..T steps.
+
+    error   in the spiking network, with what the layers before it got wrong
+    alone   on the network's own currents: what threshold, levels and so few steps cost by themselves
+    """
+
+    name: str
+    error: Float[np.ndarray, " T"]
+    alone: Float[np.ndarray, " T"]
+
+
+class Verification(NamedTuple):
+    """What `verify` finds; `str` makes a table of it.
+
+    agreement   share of the predictions, the largest entries along the last axis of outputs [..., K], that are
+                those of the network after 1..T steps; None where no output has more axes than one and K > 1
+    error       |mean output over the first 1..T steps - output of the network| / |output of the network|,
+                Euclidean over all outputs and samples
+    sites       the same for each population, in the order of evaluation
+    """
+
+    agreement: Float[np.ndarray, " T"] | None
+    error: Float[np.ndarray, " T"]
+    sites: tuple[SiteErrors, ...]
+
+    def first_wrong(self, tolerance: float = WRONG) -> str | None:
+        """The first activation whose error after all steps is not within the tolerance, if there is one."""
+        return next((site.name for site in self.sites if not site.error[-1] <= tolerance), None)
+
+    def __str__(self) -> str:
+        return _table(self)
+
+
+def verify(ann: Callable, snn: Callable, batches: Iterable[Any], *, variables: Any = None) -> Verification:
+    """Compares a converted network with the network itself by number of steps, and activation by activation.
+
+    `snn` is what `to_spiking` made of `ann`, under `jax.jit` or not. Each batch holds the arguments of both,
+    one array or a tuple of several, after `variables` where these are given:
+    `print(verify(model.apply, snn, batches, variables=variables))`. The outputs of all neurons for one batch, at
+    all steps, are in memory together.
+
+    Raises InputError where there are no batches, for activations of `snn` that `ann` has not, and for inputs
+    with a time axis; TypeError where `snn` is no converted network.
+    """
+    spiking, names, compare, total = _converted(snn), [], None, None
+    for batch in batches:
+        args = arguments_of(batch, variables)
+        if compare is None:
+            names = _names(ann, spiking, args)
+            compare = jax.jit(partial(_compare, of_arrays(ann, args, {}), _simulation(spiking, args), spiking, names))
+        found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), compare(arrays_of(args, {})))
+        total = found if total is None else jax.tree.map(np.add, total, found)
+    if total is None:
+        raise InputError("verify needs at least one batch of data, got none")
+    agreement, error, of_sites = total
+    relative = [SiteErrors(name, *map(_relative, sums)) for name, sums in zip(names, of_sites, strict=True)]
+    return Verification(_share(agreement), _relative(error), tuple(relative))
+
+
+def _converted(snn: Callable) -> SpikingFunction:
+    # Of jax.jit alone: what other transformations are around does not take the same arguments.
+    spiking = snn.__wrapped__ if isinstance(snn, jax.stages.Wrapped) else snn
+    if not isinstance(spiking, SpikingFunction):
+        raise TypeError(f"snn must be what to_spiking returned, or jax.jit of that, got {snn!r}")
+    if jax.tree.leaves(spiking.time_axes):
+        raise InputError(
+            f"verify compares on inputs without a time axis, but this network was converted with time_axes="
+            f"{spiking.time_axes!r}; convert it without them for the comparison"
+        )
+    return spiking
+
+
+def _simulation(spiking: SpikingFunction, args: tuple) -> Callable:
+    """The converted network as a function of arrays that returns its outputs and its spikes by activation."""
+    return of_arrays(spiking.observed(lambda spikes, site: {site.name: spikes}), args, {})
+
+
+def _names(ann: Callable, spiking: SpikingFunction, args: tuple) -> list[str]:
+    """The activations that became neurons. Raises InputError where `ann` has none of that name."""
+    _, spikes = jax.eval_shape(_simulation(spiking, args), *arrays_of(args, {}))
+    names = [name for population in spikes for name in population]
+    known = {operation.activation.name for operation in network_of(trace(ann, args, {})[0]).activations}
+    strange = [name for name in names if name not in known]
+    if strange:
+        raise InputError(
+            f"snn has neurons for {strange[0]!r}, an activation that ann has not{nearest(strange[0], known)}; give "
+            "the function that was converted"
+        )
+    return names
+
+
+class _Hits(NamedTuple):
+    """Predictions [T] that agree, of so many."""
+
+    hits: Array
+    count: Array
+
+
+class _Squares(NamedTuple):
+    """Squared errors [T] and the square of what is right, summed."""
+
+    errors: Array
+    right: Array
+
+
+def _share(agreement: _Hits) -> np.ndarray | None:
+    return agreement.hits / agreement.count if agreement.count else None
+
+
+def _relative(sums: _Squares) -> np.ndarray:
+    """The square root of the quotient; 0 where there is no error, infinity for errors where 0 is right."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sums.errors == 0, 0, np.sqrt(sums.errors / sums.right))
+
+
+def _compare(
+    ann: Callable, simulation: Callable, spiking: SpikingFunction, names: Sequence[str], arrays: list[Any]
+) -> tuple[_Hits, _Squares, list[tuple[_Squares, _Squares]]]:
+    """The sums over a batch."""
+    network = network_of(jax.make_jaxpr(ann)(*arrays))
+    by_name = {operation.activation.name: operation for operation in network.activations}
+    populations = [by_name[name] for name in names]
+    slots = {slot for each in populations for slot in (*each.activation[2:], *each.outputs) if slot is not None}
+    slots.update(network.outputs)
+    values = dict(zip(slots, evaluate(network, arrays, slots), strict=True))
+    outputs, trains = simulation(*arrays)
+    trains = {name: train for population in trains for name, train in population.items()}
+    pairs = list(zip(jax.tree.leaves(outputs), (values[slot] for slot in network.outputs), strict=True))
+    of_sites = []
+    for name, operation in zip(names, populations, strict=True):
+        right = values[operation.outputs[0]]
+        alone = _run_alone(spiking, operation, values)
+        of_sites.append((_squares(trains[name], right), _squares(alone, right)))
+    hits = [_hits(train, right) for train, right in pairs if right.ndim > 1 and right.shape[-1] > 1]
+    none = _Hits(jnp.zeros(spiking.steps), jnp.zeros(()))
+    return _total([none, *hits]), _total([_squares(*pair) for pair in pairs]), of_sites
+
+
+def _run_alone(spiking: SpikingFunction, operation: Operation, values: Mapping[Slot, Any]) -> Array:
+    """The spikes of a population on the current that the network itself has there."""
+    name, _, current, own = operation.activation
+    threshold = (spiking.thresholds or {}).get(name, None if own is None else values[own])
+    current = jnp.asarray(values[current])
+    return run(spiking.neuron, jnp.broadcast_to(current, (spiking.steps, *current.shape)), threshold)[0]
+
+
+def _mean_so_far(train: Array) -> Array:
+    steps = jnp.arange(1, len(train) + 1, dtype=jnp.float32).reshape(-1, *(1,) * (train.ndim - 1))
+    return jnp.cumsum(train.astype(jnp.float32), 0) / steps
+
+
+def _squares(train: Array, right: Array) -> _Squares:
+    right = right.astype(jnp.float32)
+    errors = (_mean_so_far(train) - right[None]) ** 2
+    return _Squares(errors.reshape(len(train), -1).sum(-1), (right**2).sum())
+
+
+def _hits(train: Array, right: Array) -> _Hits:
+    same = _mean_so_far(train).argmax(-1) == right.argmax(-1)[None]
+    return _Hits(same.reshape(len(train), -1).sum(-1).astype(jnp.float32), jnp.float32(same[0].size))
+
+
+def _total(parts: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *parts: sum(parts), *parts)
+
+
+def _table(found: Verification) -> str:
+    """One column for each power of two among the steps, and for the last of them."""
+    steps = len(found.error)
+    shown = sorted({*(2**power for power in range(steps.bit_length())), steps})
+    percent = lambda values: [f"{100 * values[t - 1]:.1f}" for t in shown]
+    rows = [["steps T", *map(str, shown)]]
+    if found.agreement is not None:
+        rows.append(["same predictions, %", *percent(found.agreement)])
+    rows.append(["error of the outputs, %", *percent(found.error)])
+    for site in found.sites:
+        both = zip(percent(site.error), percent(site.alone), strict=True)
+        rows.append([site.name, *(f"{error} ({alone})" for error, alone in both)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    wrong = found.first_wrong()
+    verdict = (
+        f"first off by more than {WRONG:.0%}: {wrong}" if wrong else f"no activation is off by more than {WRONG:.0%}"
+    )
+    legend = "activations: error in %, and in brackets that of the neurons alone, on the network's own currents"
+    return "\n".join([*lines, legend, f"after {steps} steps {verdict}"])

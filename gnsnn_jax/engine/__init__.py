@@ -1,0 +1,1 @@
+"""A traced network: its operations, which of them are activations, what spikes reach, and its simulation in time."""

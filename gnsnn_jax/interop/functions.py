@@ -1,0 +1,154 @@
+"""Networks of the user's own: functions by name that return (apply, variables)."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gnsnn_jax.engine.tracing import is_array
+from gnsnn_jax.errors import InputError, nearest
+
+EXAMPLES = 2  # images that show what a network returns: more than one, so that it shows whether it keeps them apart
+_NOT_THE_USERS = ("<", str(Path(__file__).parents[1]))
+
+
+class OwnNetwork(NamedTuple):
+    """`apply(variables, images)` returns outputs [batch, classes]; `variables` is any tree of arrays."""
+
+    apply: Callable
+    variables: Any
+
+
+def is_own(name: str) -> bool:
+    """Whether a model's name is that of a user's function."""
+    return ":" in name
+
+
+@cache
+def own_network(name: str) -> OwnNetwork:
+    """Calls the function `package.module:function` of the installed packages or the working directory, once.
+
+    Raises InputError where there is none, where it fails, and where it does not return a function and a tree
+    of arrays.
+    """
+    module, _, function = name.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), function]):
+        raise InputError(f"a network of your own is named package.module:function, got {name!r}")
+    with _working_directory_first():
+        make = _function(_imported(module), function)
+        with _explained(f"{name}()"):
+            found = make()
+    if not isinstance(found, tuple) or len(found) != len(OwnNetwork._fields) or not callable(found[0]):
+        raise InputError(f"{name} must return (apply, variables), a function and its weights, got {_shown(found)}")
+    _check_arrays(name, found[1])
+    return OwnNetwork(*found)
+
+
+def check_outputs(name: str, network: OwnNetwork, image_shape: tuple[int, ...], num_classes: int) -> None:
+    """Raises InputError unless it makes an output for each class of images of this shape, in float32."""
+    images = jax.ShapeDtypeStruct((EXAMPLES, *image_shape), jnp.float32)
+    with _explained(f"apply of {name} on images {list(images.shape)}"):
+        found = jax.eval_shape(network.apply, network.variables, images)
+    shape = getattr(found, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != EXAMPLES:
+        raise InputError(
+            f"apply of {name} must return one array [batch, classes], got {_shown(found)} for images of shape "
+            f"{list(images.shape)}"
+        )
+    if shape[1] < num_classes:
+        raise InputError(f"{name} has {shape[1]} outputs, too few for the {num_classes} classes of the data")
+
+
+def by_path(variables: Any) -> dict[str, np.ndarray]:
+    """The arrays of a tree by their paths in it."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
+
+
+def with_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The variables of a user's network with the arrays that `by_path` made of them.
+
+    Raises InputError where the function returns others by now.
+    """
+    variables = own_network(name).variables
+    shapes = lambda arrays: {path: np.shape(array) for path, array in arrays.items()}
+    if shapes(by_path(variables)) != shapes(arrays):
+        raise InputError(f"{name} returns other variables than when this was stored; convert its network again")
+    return jax.tree.unflatten(jax.tree.structure(variables), [arrays[path] for path in by_path(variables)])
+
+
+@contextmanager
+def _working_directory_first() -> Iterator[None]:
+    """As `python -m` finds modules: those of the user before those beside the script."""
+    before = list(sys.path)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _imported(module: str) -> Any:
+    try:
+        with _explained(f"importing {module}"):
+            return import_module(module)
+    except InputError as error:
+        missing = getattr(error.__cause__, "name", None)
+        if isinstance(error.__cause__, ModuleNotFoundError) and f"{module}.".startswith(f"{missing}."):
+            raise InputError(
+                f"there is no module {missing!r} for {module!r}; give package.module:function as Python would import "
+                f"it from {Path.cwd()}"
+            ) from None
+        raise
+
+
+def _function(module: Any, name: str) -> Callable:
+    found = getattr(module, name, None)
+    if not callable(found):
+        known = [each for each, value in vars(module).items() if callable(value)]
+        raise InputError(f"{module.__name__} has no function {name!r}{nearest(name, known)}")
+    return found
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turns whatever the user's code raises into one sentence with its place."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(_NOT_THE_USERS)]
+        place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+        reason = " ".join(str(error).split("\n\n")[0].split())
+        raise InputError(f"{what} raised {type(error).__name__}: {reason}{place}") from error
+
+
+def _check_arrays(name: str, variables: Any) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    if not leaves:
+        raise InputError(f"the variables of {name} hold no arrays; return the weights there, and let apply take them")
+    for path, leaf in leaves:
+        if not is_array(leaf) or not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
+            raise InputError(
+                f"the variables of {name} hold {_shown(leaf)} at {jax.tree_util.keystr(path)}, but only arrays of "
+                "numbers can be stored; leave the rest to apply"
+            )
+
+
+def _shown(found: Any) -> str:
+    """A value in few words."""
+    if hasattr(found, "shape") and hasattr(found, "dtype"):
+        return f"an array {found.dtype}{list(found.shape)}"
+    if isinstance(found, tuple):
+        return f"a tuple ({', '.join(type(each).__name__ for each in found)})"
+    return "None" if found is None else f"an object of type {type(found).__name__}"

@@ -1,0 +1,188 @@
+"""Rules for thresholds: each sees the currents of one activation batch after batch and says which threshold fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gnsnn_jax._types import Array, Float
+from gnsnn_jax.errors import InputError, at_least_one
+
+BINS = 2048  # of a histogram from 0 to a power of two above all values: at most 1/1024 of the largest wide
+NEAREST, FARTHEST = 0.01, 8.0  # where the least squared error is looked for: farthest in deviations from the mean,
+GRID, HALVINGS = 96, 24  # nearest as a share of that, on so many points and by so many halvings
+BALANCING_RATE, BALANCING_ROUNDS = 0.5, 100  # times a batch that the charge above a threshold raises it by itself
+
+
+class Rule(NamedTuple):
+    """Three pure functions over the currents of one activation, each column of them on its own.
+
+    start(columns) -> state
+    update(state, currents [N, columns]) -> state, after one more batch
+    threshold(state) -> thresholds [columns]; 0 where the currents do not tell
+    limits      whether the next layers see each batch cut off at the threshold so far
+    """
+
+    start: Callable[[int], Any]
+    update: Callable[[Any, Array], Any]
+    threshold: Callable[[Any], Array]
+    limits: bool = False
+
+
+def largest() -> Rule:
+    """theta = max x: nothing is cut off."""
+    return Rule(jnp.zeros, lambda state, x: jnp.maximum(state, x.max(0)), lambda state: state)
+
+
+class _Histogram(NamedTuple):
+    shares: Array  # [columns, BINS] of all values, positive or not
+    top: Array  # upper end of the last bin
+    count: Array  # values in each column so far
+
+
+def percentile(percent: float = 99.9) -> Rule:
+    """The value that `percent` % of max(x, 0) do not exceed, from a histogram whose range doubles as needed.
+
+    Exact to the width of a bin, 1/1024 of the largest value or less. 0 where fewer values than the rest
+    are positive. Raises InputError unless 0 < percent <= 100.
+    """
+    if not 0 < percent <= 100:
+        raise InputError(f"percentile must be above 0 and at most 100, got {percent}")
+    beyond = 1 - percent / 100
+
+    def start(columns: int) -> _Histogram:
+        return _Histogram(jnp.zeros((columns, BINS)), jnp.zeros(columns), jnp.zeros(()))
+
+    def update(state: _Histogram, x: Array) -> _Histogram:
+        top = jnp.maximum(state.top, _power_of_two_above(x.max(0)))
+        old = _counted(jnp.arange(BINS)[:, None] // _doublings(state.top, top)[None], state.shares.T)
+        bins = jnp.floor(x * (BINS / jnp.where(top > 0, top, 1))[None]).astype(jnp.int32)
+        new = _counted(bins, (x > 0).astype(x.dtype))
+        count = state.count + len(x)
+        return _Histogram(old * (state.count / count) + new / count, top, count)
+
+    def threshold(state: _Histogram) -> Array:
+        above = jnp.cumsum(state.shares[:, ::-1], -1)[:, ::-1]  # share of values in this bin and those after it
+        bin = jnp.sum(above > beyond, -1) - 1
+        at = lambda values: jnp.take_along_axis(values, jnp.maximum(bin, 0)[:, None], -1)[:, 0]
+        rest = at(above) - beyond  # how much of the bin lies below the threshold
+        value = (bin.astype(rest.dtype) + jnp.clip(rest / at(state.shares), 0, 1)) * state.top / BINS
+        return jnp.where(bin < 0, 0, value)
+
+    return Rule(start, update, threshold)
+
+
+def _power_of_two_above(x: Array) -> Array:
+    return jnp.where(x > 0, jnp.ldexp(jnp.ones_like(x), jnp.frexp(x)[1]), 0)
+
+
+def _doublings(old: Array, new: Array) -> Array:
+    """How many bins of the old histogram go into one of the new."""
+    return jnp.where(old > 0, new / jnp.where(old > 0, old, 1), 1).clip(1, BINS).astype(jnp.int32)
+
+
+def _counted(bins: Array, weights: Array) -> Array:
+    """The weights [N, columns] summed by bin: [columns, BINS]."""
+    columns = jnp.broadcast_to(jnp.arange(weights.shape[1])[None], weights.shape)
+    bins = bins.clip(0, BINS - 1)
+    return jnp.zeros((weights.shape[1], BINS)).at[columns, bins].add(weights)
+
+
+class _Moments(NamedTuple):
+    count: Array
+    mean: Array
+    variance: Array
+
+
+def squared_error(levels: int) -> Rule:
+    """The threshold of the least squared error of n-level quantisation under a normal distribution.
+
+    With the mean mu and the deviation s of the currents, c_i = (2i - 1) theta / 2n, i = 1..n,
+
+        e_i = erf((c_i - mu) / (sqrt(2) s)),   g_i = exp(-(c_i - mu)^2 / (2 s^2)),
+        theta <- theta [(mu/theta) (1 - mean e_i) + (s/theta) sqrt(2/pi) mean g_i] / [1 - sum (2i - 1) e_i / n^2]
+
+    has its fixed points where E[x q(x)] = E[q(x)^2] for the quantised q(x) = theta/n sum_i [x >= c_i], which
+    is where the error has its extremes. For group neurons n = m T, or m where one step shall suffice; for
+    IF n = T. Raises InputError for levels < 1. Huang et al., "Differential Coding for Training-Free
+    ANN-to-SNN Conversion", ICML 2025.
+    """
+    levels = at_least_one("levels", levels)
+
+    def update(state: _Moments, x: Array) -> _Moments:
+        count = state.count + len(x)
+        share, shift = len(x) / count, x.mean(0) - state.mean
+        variance = (1 - share) * state.variance + share * x.var(0) + share * (1 - share) * shift**2
+        return _Moments(count, state.mean + share * shift, variance)
+
+    start = lambda columns: _Moments(jnp.zeros(()), jnp.zeros(columns), jnp.zeros(columns))
+    return Rule(start, update, lambda state: least_squares_threshold(state.mean, jnp.sqrt(state.variance), levels))
+
+
+@partial(jax.jit, static_argnames="levels")
+def least_squares_threshold(
+    mean: Float[Array, "*shape"], deviation: Float[Array, "*shape"], levels: int
+) -> Float[Array, "*shape"]:
+    """The fixed point of `squared_error` with the least error; not a number where there is none.
+
+    Iterating takes thousands of rounds at many levels and may end in a worse fixed point, so the one is
+    bracketed on a grid and bisected.
+    """
+    highest = jnp.maximum(mean, 0) + FARTHEST * deviation
+    grid = highest[None] * jnp.geomspace(NEAREST, 1, GRID).reshape(-1, *(1,) * mean.ndim)
+    improve = lambda theta: _improved(theta, mean, deviation, levels)
+    better, errors = jax.lax.map(improve, grid)
+    crosses = (better[:-1] > grid[:-1]) & (better[1:] <= grid[1:])
+    best = jnp.argmin(jnp.where(crosses, errors[:-1], jnp.inf), 0)
+    low, high = (jnp.take_along_axis(ends, best[None], 0)[0] for ends in (grid[:-1], grid[1:]))
+
+    def halve(_, bracket):
+        low, high = bracket
+        middle = (low + high) / 2
+        rises = improve(middle)[0] > middle
+        return jnp.where(rises, middle, low), jnp.where(rises, high, middle)
+
+    low, high = jax.lax.fori_loop(0, HALVINGS, halve, (low, high))
+    return jnp.where(crosses.any(0), (low + high) / 2, jnp.nan)
+
+
+def _improved(theta: Array, mean: Array, deviation: Array, levels: int) -> tuple[Array, Array]:
+    """The iteration of `squared_error`, and the squared error but for what no threshold changes."""
+    odd = (2 * jnp.arange(1, levels + 1) - 1).astype(theta.dtype).reshape(-1, *(1,) * theta.ndim)
+    z = (odd * (theta / (2 * levels))[None] - mean[None]) / (np.sqrt(2) * deviation)[None]
+    above = jax.scipy.special.erfc(z)  # 1 - e_i, which keeps its digits where e_i is near 1
+    product = mean * above.mean(0) + np.sqrt(2 / np.pi) * deviation * jnp.exp(-(z**2)).mean(0)
+    square = (odd / levels**2 * above).sum(0)
+    return product / square, theta * (theta * square - 2 * product)
+
+
+def balance(rate: float = BALANCING_RATE, rounds: int = BALANCING_ROUNDS) -> Rule:
+    """Local threshold balancing: each batch raises the threshold by what it cuts off, several times.
+
+        theta <- theta + c mean(2 (x - theta) [x > theta])
+
+    from 0 on, c = `rate`, `rounds` times a batch. At c <= 1/2 it never passes the largest x; the more
+    batches, the less is cut off, by the logarithm of their number under a normal distribution. What lies
+    behind sees the batch cut off at the new threshold. Bu, Li, Yu 2024, arXiv 2409.03368. Raises
+    InputError unless the rate is positive and rounds at least 1.
+    """
+    if not rate > 0:
+        raise InputError(f"the rate of balancing must be positive, got {rate}")
+    rounds = at_least_one("rounds", rounds)
+    raised = lambda theta, x: theta + rate * 2 * jnp.maximum(x - theta[None], 0).mean(0)
+    update = lambda theta, x: jax.lax.fori_loop(0, rounds, lambda _, theta: raised(theta, x), theta)
+    return Rule(jnp.zeros, update, lambda theta: theta, limits=True)
+
+
+# A rule by name, given the levels.
+RULES: dict[str, Callable[[int], Rule]] = {
+    "max": lambda levels: largest(),
+    "percentile": lambda levels: percentile(),
+    "mse": squared_error,
+    "balance": lambda levels: balance(),
+}

@@ -1,0 +1,166 @@
+"""Checkpoints with Orbax: trees of arrays beside a few words of JSON, and fingerprints that prove them whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from gnsnn_jax.errors import InputError
+from gnsnn_jax.runtime import devices
+
+# Orbax reports each file that it touches, and of failures what is raised here as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+ITEMS = ("arrays", "about")
+FINGERPRINTS = "fingerprints.json"
+
+
+def save(path: Path, arrays: Any, about: Mapping[str, Any]) -> None:
+    """Writes a tree of arrays and JSON about it into a directory, all at once or not at all.
+
+    Raises InputError where it cannot be written.
+    """
+    unfinished = path.absolute().with_name(f"{path.name}.unfinished")
+
+    def finish() -> None:
+        _write_fingerprints(unfinished)
+        if path.exists():
+            shutil.rmtree(path)
+        unfinished.rename(path)
+
+    with _writing(path):
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+            writer.save(unfinished, _contents(arrays, about), force=True)
+        devices.in_first(finish)
+
+
+def load(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Reads what `save` and `Checkpoints` wrote. Raises InputError where there is none, or where it is damaged."""
+    if not path.is_dir():
+        raise InputError(f"no checkpoint at {path}; train a network first, or give the directory of another run")
+    if not (path / FINGERPRINTS).exists() and not (path / "arrays").exists():
+        raise InputError(f"{path} is no checkpoint of this library; give the directory of one")
+    _check_files(path)
+    contents = ocp.args.Composite(arrays=ocp.args.StandardRestore(), about=ocp.args.JsonRestore())
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            found = reader.restore(path.absolute(), contents)
+    except Exception as error:  # whatever Orbax meets in damaged files of its own
+        raise InputError(f"the checkpoint {path} cannot be read ({type(error).__name__}); use another") from error
+    return jax.tree.map(np.asarray, found.arrays), dict(found.about)
+
+
+class Checkpoints:
+    """Numbered checkpoints in a directory, written in the background; the newest `keep` of them stay.
+
+    A checkpoint is named by its number once it is whole; until then it has another name, and is
+    removed by the next run if this one is killed. What goes wrong in the background is raised as
+    InputError by the next call.
+    """
+
+    def __init__(self, directory: Path, keep: int = 1):
+        self.directory = directory
+        self._current = 0  # the number of the checkpoint that is being written
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+            cleanup_tmp_directories=True,
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._finish),
+        )
+        with _writing(directory):
+            self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+
+    def numbers(self) -> list[int]:
+        """Those of the checkpoints that are there, the newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def path(self, number: int) -> Path:
+        return self.directory / str(number)
+
+    def save(self, number: int, arrays: Any, about: Mapping[str, Any]) -> None:
+        """Starts to write one, after the one before it has been written; does nothing for a number that is there."""
+        self.wait()
+        with _writing(self.directory):
+            if number not in self._manager.all_steps():
+                self._current = number
+                self._manager.save(number, args=_contents(arrays, about), force=True)
+
+    def _finish(self) -> None:
+        """Called in the background when all arrays are written, before Orbax gives the directory its name."""
+        if devices.is_first():
+            (unfinished,) = self.directory.glob(f"{self._current}.*")
+            _write_fingerprints(unfinished)
+
+    def remove(self, number: int) -> None:
+        self._manager.delete(number)
+
+    def wait(self) -> None:
+        """Returns when all is written."""
+        with _writing(self.directory):
+            self._manager.wait_until_finished()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            self.wait()
+        except InputError:
+            if error is None:
+                raise
+        finally:
+            self._manager.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns what goes wrong while a checkpoint is written into one sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # whatever Orbax and TensorStore meet
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"cannot write a checkpoint to {path}: {lines[0]}; make room there or give another directory"
+        ) from error
+
+
+def _contents(arrays: Any, about: Mapping[str, Any]) -> ocp.args.Composite:
+    arrays = jax.tree.map(np.asarray, arrays)
+    return ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(dict(about)))
+
+
+def _write_fingerprints(path: Path) -> None:
+    (path / FINGERPRINTS).write_text(json.dumps(_fingerprints(path)))
+
+
+def _fingerprints(path: Path) -> dict[str, str]:
+    """SHA-256 of each file of the arrays and the words about them."""
+    files = (file for item in ITEMS for file in (path / item).rglob("*") if file.is_file())
+    return {file.relative_to(path).as_posix(): _fingerprint(file) for file in files}
+
+
+def _fingerprint(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _check_files(path: Path) -> None:
+    """Raises InputError unless every file is as it was written; Orbax itself would notice only some damage."""
+    try:
+        wanted = json.loads((path / FINGERPRINTS).read_text())
+        found = _fingerprints(path)
+        damaged = sorted(name for name in wanted if found.get(name) != wanted[name])
+    except (OSError, ValueError, TypeError, AttributeError):
+        damaged = [FINGERPRINTS]
+    if damaged:
+        raise InputError(f"the checkpoint {path} is damaged in {', '.join(damaged[:3])}; use another, or train again")

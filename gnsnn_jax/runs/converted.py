@@ -1,0 +1,181 @@
+"""Converted networks as something callable that can be stored: model, folded weights, method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gnsnn_jax._types import Array, Float, Shaped
+from gnsnn_jax.conversion.to_spiking import SpikingFunction, to_spiking
+from gnsnn_jax.errors import InputError, at_least_one
+from gnsnn_jax.conversion.folding import fold_batch_norm
+from gnsnn_jax.method.methods import Method
+from gnsnn_jax.conversion.sites import sites
+from gnsnn_jax.conversion.find_thresholds import find_thresholds
+from gnsnn_jax.runs import checkpoints
+from gnsnn_jax.runtime import devices
+from gnsnn_jax.runtime.config import Model
+from gnsnn_jax.data.sets import Dataset, Statistics, check_finite, normalise, training_images
+from gnsnn_jax.runs.network import apply_of, network_of
+from gnsnn_jax.interop.functions import OwnNetwork, by_path, check_outputs, is_own, with_arrays
+
+THRESHOLD_IMAGES = 2048  # at most so many of the training split tell the thresholds of ReLUs
+
+
+@dataclass(frozen=True, eq=False)
+class ConvertedNetwork:
+    """A spiking network: call it with images, get the outputs of each time-step."""
+
+    model: Model
+    num_classes: int
+    image_shape: tuple[int, ...]
+    statistics: Statistics
+    method: Method
+    steps: int
+    variables: Any
+    thresholds: Mapping[str, Any] | None = None
+
+    def __call__(
+        self, images: Shaped[Array | np.ndarray, "B H W C"], steps: int | None = None
+    ) -> Float[Array, "T B K"]:
+        """Outputs of the time-steps 1..steps, to be summed; images in the data set's own pixel values.
+
+        Raises InputError for images of another shape, for NaN, and for steps below 1.
+        """
+        steps = self.steps if steps is None else at_least_one("steps", steps)
+        if np.shape(images)[1:] != self.image_shape or np.ndim(images) != 4:
+            wanted = ", ".join(map(str, self.image_shape))
+            raise InputError(f"this network takes images of shape [batch, {wanted}], got {np.shape(images)}")
+        if not isinstance(images, jax.core.Tracer):
+            check_finite(np.asarray(images), "the images")
+        return _outputs(self.spiking(steps), self.statistics, self.variables, images)
+
+    def apply(self) -> Callable:
+        """The network itself, a function of variables and normalised images."""
+        return apply_of(self.model, self.num_classes)
+
+    def spiking(self, steps: int) -> SpikingFunction:
+        """The function of variables and normalised images that runs over time."""
+        neuron, calibration = self.method.make_neuron(), self.method.make_calibration()
+        return to_spiking(self.apply(), neuron, steps=steps, calibration=calibration, thresholds=self.thresholds)
+
+    def save(self, path: str | Path) -> None:
+        """Writes an Orbax checkpoint that `load_converted` reads."""
+        about = {
+            "model": asdict(self.model),
+            "num_classes": self.num_classes,
+            "image_shape": list(self.image_shape),
+            "statistics": self.statistics._asdict(),
+            "method": asdict(self.method),
+            "steps": self.steps,
+            "thresholds": self.thresholds and {name: value.tolist() for name, value in self.thresholds.items()},
+        }
+        checkpoints.save(Path(path), by_path(self.variables) if is_own(self.model.name) else self.variables, about)
+
+
+@partial(jax.jit, static_argnames=("spiking", "statistics"))
+def _outputs(spiking: SpikingFunction, statistics: Statistics, variables: Any, images: Array) -> Array:
+    return spiking(variables, normalise(images, statistics))
+
+
+def convert(model: Model, variables: Any, dataset: Dataset, method: Method, steps: int) -> ConvertedNetwork:
+    """Pairs a trained network with a method, the batch norms of ours folded.
+
+    Raises InputError where the variables are not those of the model, and where the outputs of a user's own
+    network do not fit the data.
+    """
+    converted = ConvertedNetwork(
+        model, dataset.num_classes, dataset.image_shape, dataset.statistics, method, steps, variables
+    )
+    if is_own(model.name):
+        network = OwnNetwork(converted.apply(), variables)
+        check_outputs(model.name, network, dataset.image_shape, dataset.num_classes)
+        return converted
+    check_variables(variables, network_of(model, dataset.num_classes), dataset.image_shape, model.name)
+    return replace(converted, variables=fold_batch_norm(variables))
+
+
+def needs_thresholds(network: ConvertedNetwork) -> bool:
+    """Whether it has activations whose thresholds are found from data."""
+    example = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+    return any(site.kind != "qcfs" for site in sites(network.apply(), network.variables, example))
+
+
+def with_thresholds(
+    networks: Sequence[ConvertedNetwork], dataset: Dataset, seed: int, batch_size: int
+) -> list[ConvertedNetwork]:
+    """One network converted by several methods, each with the thresholds that its rule finds.
+
+    From THRESHOLD_IMAGES training images by seed, without augmentation; those beyond the last full batch,
+    if there is one, are left out.
+    """
+    images = training_images(dataset, THRESHOLD_IMAGES, seed)
+    search_of = lambda network: (network.method.rule, network.method.levels(network.steps), network.method.channel_axis)
+    found = {}
+    for search in dict.fromkeys(map(search_of, networks)):
+        batches = _normalised_batches(images, dataset.statistics, batch_size)
+        thresholds = _find(networks[0], batches, *search)
+        found[search] = jax.tree.map(np.asarray, devices.agreed_arrays(thresholds))
+    return [replace(network, thresholds=found[search_of(network)]) for network in networks]
+
+
+def _find(
+    network: ConvertedNetwork, batches: Iterator[Array], rule: str, levels: int, channel_axis: int | None
+) -> dict[str, Array]:
+    find = partial(find_thresholds, network.apply(), batches, levels, method=rule, variables=network.variables)
+    return find() if channel_axis is None else find(per_channel=True, channel_axis=channel_axis)
+
+
+def _normalised_batches(images: np.ndarray, statistics: Statistics, batch_size: int) -> Iterator[Array]:
+    for start in range(0, max(len(images) - batch_size, 0) + 1, batch_size):
+        yield normalise(images[start : start + batch_size], statistics)
+
+
+def check_variables(variables: Any, network: nn.Module, image_shape: tuple[int, ...], name: str) -> None:
+    """Raises InputError that lists what the variables lack, have too much or in another shape."""
+    example = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    wanted = _shapes(jax.eval_shape(network.init, jax.random.key(0), example))
+    given = _shapes(variables)
+    differences = [
+        f"{path} {given.get(path, 'missing')} instead of {wanted.get(path, 'nothing')}"
+        for path in sorted(wanted.keys() | given.keys())
+        if wanted.get(path) != given.get(path)
+    ]
+    if differences:
+        shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
+        raise InputError(f"the weights do not belong to {name} with images of shape {image_shape}: {shown}")
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+
+
+def load_converted(path: str | Path) -> ConvertedNetwork:
+    """Reads a converted network: `load_converted(path)(images)` gives outputs [T, B, K].
+
+    A network of a user's own is the function that it was made of, with the weights that it had.
+    Raises InputError where there is none, where it is damaged, and where that function has changed.
+    """
+    arrays, about = checkpoints.load(Path(path))
+    if "method" not in about:
+        raise InputError(f"{path} is a checkpoint, but of no converted network; give one that convert.py wrote")
+    model, thresholds = Model(**about["model"]), about.get("thresholds")
+    return ConvertedNetwork(
+        model,
+        about["num_classes"],
+        tuple(about["image_shape"]),
+        Statistics(*(tuple(about["statistics"][name]) for name in Statistics._fields)),
+        Method(**about["method"]),
+        about["steps"],
+        with_arrays(model.name, arrays) if is_own(model.name) else arrays,
+        thresholds and {name: np.asarray(value, np.float32) for name, value in thresholds.items()},
+    )

@@ -1,0 +1,44 @@
+"""The network that a configuration describes, ours or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from gnsnn_jax.errors import InputError
+from gnsnn_jax.models import build
+from gnsnn_jax.runtime.config import Model
+from gnsnn_jax.interop.functions import is_own, own_network
+
+
+def network_of(settings: Model, num_classes: int, dtype: str = "float32") -> nn.Module:
+    """Builds it for data of `num_classes` classes, to compute in `dtype`. Raises InputError if it has fewer outputs."""
+    if 0 < settings.classes < num_classes:
+        raise InputError(
+            f"a network of {settings.classes} classes cannot tell the {num_classes} classes of the data apart"
+        )
+    options = {"activation": settings.activation}
+    if settings.dropout_rate:
+        options["dropout_rate"] = settings.dropout_rate
+    return build(
+        settings.name,
+        num_classes=settings.classes or num_classes,
+        levels=settings.levels,
+        threshold=settings.threshold,
+        dtype=jnp.dtype(dtype),
+        **options,
+    )
+
+
+@cache
+def apply_of(settings: Model, num_classes: int) -> Callable:
+    """The network as a function of variables and images, the same one for equal settings, so that it compiles once.
+
+    Raises InputError as `network_of` and `own_network` do.
+    """
+    if is_own(settings.name):
+        return own_network(settings.name).apply
+    return network_of(settings, num_classes).apply

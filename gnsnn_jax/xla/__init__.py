@@ -1,0 +1,1 @@
+"""Repairs of what XLA does slowly on CPUs, each beside what it works around."""
