@@ -6,7 +6,22 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from gnsnn_jax._types import Array, Num
+
 
 def at_least_single(dtype: Any) -> Any:
     """The floating-point type for potentials, thresholds and their sums beside values of this type."""
     return dtype if jnp.finfo(dtype).bits > 32 else jnp.dtype(jnp.float32)
+
+
+def sum_type(dtype: Any) -> Any:
+    """The type for sums of values of this type: of half precision float32, of truth values and short integers int32."""
+    dtype = jnp.dtype(dtype)
+    if jnp.issubdtype(dtype, jnp.floating):
+        return at_least_single(dtype)
+    return jnp.dtype(jnp.int32) if dtype.itemsize < 4 else dtype
+
+
+def summed_over_time(values: Array) -> Num[Array, "T *shape"]:
+    """The sums over the first 1..T of [T, ...], in `sum_type`."""
+    return jnp.cumsum(values.astype(sum_type(values.dtype)), 0)

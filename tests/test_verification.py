@@ -1,5 +1,7 @@
 """What `verify` says of converted networks that are right, and of ones that are wrong in a known place."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,10 @@ import pytest
 from cases import TwoLayers
 
 import gnsnn_jax as gs
+from gnsnn_jax.analysis.evaluation import evaluate_over_time
+from gnsnn_jax.analysis.observation import observe
 from gnsnn_jax.conversion.verification import _relative, _Squares
+from gnsnn_jax.data.batches import Split
 
 STEPS = 5
 X = jax.random.normal(jax.random.key(0), (12, 6))
@@ -98,15 +103,61 @@ def names(two):
 
 
 def test_of_several_outputs_those_with_classes_agree_or_not():
-    several = lambda x: {"classes": ann(x), "size": ann(x).sum(-1), "one": ann(x)[:, :1]}
+    split = lambda y: {"classes": y, "size": y.sum(-1), "one": y[:, :1]}
+    several = lambda x: split(ann(x))
     snn = gs.to_spiking(several, gs.group_neuron(64), steps=2, thresholds=dict.fromkeys(NAMES, THRESHOLD))
     one, all_of_them = gs.verify(ann, converted(), [X]), gs.verify(several, snn, [X])
-    np.testing.assert_allclose(all_of_them.agreement, one.agreement[:2])
+    signs = np.asarray(snn(X)["one"].cumsum(0) > 0)[..., 0] == np.asarray(ann(X)[:, 0] > 0)
+    np.testing.assert_allclose(all_of_them.agreement, (one.agreement[:2] + signs.mean(-1)) / 2)
+    of_one = lambda x: ann(x)[:, :1]
+    snn = gs.to_spiking(of_one, gs.group_neuron(64), steps=2, thresholds=dict.fromkeys(NAMES, THRESHOLD))
+    np.testing.assert_allclose(gs.verify(of_one, snn, [X]).agreement, signs.mean(-1))
     none = lambda x: ann(x).sum(-1)
     snn = gs.to_spiking(none, gs.group_neuron(64), steps=2, thresholds=dict.fromkeys(NAMES, THRESHOLD))
     found = gs.verify(none, snn, [X])
     assert found.agreement is None
     assert "same predictions" not in str(found)
+
+
+CONSTANTS = {
+    "ones": lambda x: jnp.ones((3, 4)),
+    "number": lambda x: 3.0,
+    "whole number": lambda x: 3,
+    "truth": lambda x: True,
+    "of numpy": lambda x: np.arange(4),
+    "shape": lambda x: x.shape,
+    "none": lambda x: None,
+    "truth values of the input": lambda x: x > 0,
+    "whole numbers of the input": lambda x: jnp.argmax(x, -1),
+    "table of whole numbers": lambda x: jnp.round(x).astype(jnp.int8),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_outputs_that_are_no_logits_are_compared_and_predict_nothing(of_if, name):
+    snn, alone = of_if
+    both = lambda x: (ann(x), CONSTANTS[name](x))
+    thresholds = dict.fromkeys(names_in(both), 2.0)
+    found = gs.verify(both, gs.to_spiking(both, snn.neuron, steps=STEPS, thresholds=thresholds), [X])
+    np.testing.assert_array_equal(found.agreement, alone.agreement)
+    assert (found.error <= alone.error * (1 + 1e-6)).all()
+    wrong = lambda x: (jnp.zeros_like(X[:, 0]) + 0 * ann(x).sum(-1), CONSTANTS[name](x))
+    assert gs.verify(wrong, gs.to_spiking(wrong, snn.neuron, steps=2, thresholds=thresholds), [X]).agreement is None
+
+
+def names_in(both):
+    return [site.name for site in gs.sites(both, X)]
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16", "float32", "float64"])
+def test_outputs_of_every_type_are_compared(name):
+    with jax.enable_x64(name == "float64"):
+        dtype = jnp.dtype(name)
+        one, x = jnp.ones((6, 1), dtype), X.astype(dtype)
+        network = lambda x: (jax.nn.relu(x) @ one + jnp.asarray(20, dtype), gs.qcfs(x, jnp.asarray(2, dtype), 4) @ one)
+        found = gs.verify(network, gs.to_spiking(network, gs.integrate_and_fire(), steps=97), [x])
+        assert found.error[-1] < 0.02
+        assert found.agreement[-1] > 0.9
 
 
 def test_silence_that_is_right_is_no_error_and_spikes_in_place_of_it_are_infinitely_wrong():
@@ -142,7 +193,39 @@ def test_what_cannot_be_compared_is_refused(of_if):
         gs.verify(lambda x: jax.nn.relu(x @ WEIGHTS[0]), snn, [X])
     with refused("without a time axis"):
         gs.verify(ann, converted(time_axes=0), [X])
-    with pytest.raises(TypeError, match="what to_spiking returned"):
-        gs.verify(ann, ann, [X])
-    with pytest.raises(TypeError, match="what to_spiking returned"):
-        gs.verify(jax.vmap(ann), jax.vmap(snn), [X])
+
+
+# Whatever takes a converted network.
+
+TAKE = {
+    "verify": lambda snn: gs.verify(ann, snn, [X]).error,
+    "stop_when": lambda snn: gs.stop_when(0.9)(snn)(X),
+    "observe": lambda snn: [
+        [list(map(int, spikes)) for spikes in each.spikes] for each in observe(snn, [X]).populations
+    ],
+    "evaluate_over_time": lambda snn: evaluate_over_time(snn, None, SPLIT, first_features, 12)[:-1],
+}
+SPLIT = Split(np.zeros((12, 2, 3, 1), np.uint8) + np.arange(12, dtype=np.uint8).reshape(-1, 1, 1, 1), np.arange(12) % 6)
+
+
+def first_features(images):
+    return images.reshape(len(images), -1).astype(jnp.float32) / 8
+
+
+@pytest.mark.parametrize("take", TAKE)
+def test_a_converted_network_is_taken_under_jit_and_nothing_else_is(of_if, take, unchecked):
+    snn, _ = of_if
+    if take == "evaluate_over_time":
+        behind = lambda variables, x: ann(x)
+        snn = gs.to_spiking(behind, snn.neuron, steps=STEPS, thresholds=dict.fromkeys(NAMES, 2.0))
+    wanted = TAKE[take](snn)
+    for under in (jax.jit(snn), jax.jit(jax.jit(snn)), jax.jit(snn, donate_argnums=0)):
+        jax.tree.map(np.testing.assert_array_equal, TAKE[take](under), wanted)
+    partial_one = functools.partial(snn)
+    others = [ann, jax.jit(ann), partial_one, jax.jit(partial_one), jax.vmap(snn), lambda x: snn(x), None, 3]
+    for other in [*others, gs.stop_when(0.9)(snn)]:
+        with pytest.raises(TypeError, match=r"what to_spiking returned, or jax\.jit of that") as error:
+            TAKE[take](other)
+        assert "\n" not in str(error.value)
+    with pytest.raises(TypeError, match=r"functools\.partial of .*give the function itself"):
+        TAKE[take](partial_one)

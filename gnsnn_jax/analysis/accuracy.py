@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+from typing import Any
 
-from gnsnn_jax._types import Array, Float, Int
+import jax.numpy as jnp
+import numpy as np
+
+from gnsnn_jax._types import Array, Float, Int, Num
+from gnsnn_jax.conversion.answers import classes_of
+from gnsnn_jax.dtypes import summed_over_time
+from gnsnn_jax.engine.arrays import as_array, is_array
 from gnsnn_jax.errors import InputError
 
 
-def predictions_over_time(logits: Float[Array, "T B K"]) -> Int[Array, "T B"]:
-    """The class with the largest output summed over the first 1..T steps, for each sample."""
-    return jnp.argmax(jnp.cumsum(logits, axis=0), axis=-1)
+def predictions_over_time(logits: Num[Array, "T B K"]) -> Int[Array, "T B"]:
+    """The class with the largest output summed over the first 1..T steps, for each sample.
+
+    Of one output alone, K = 1, class 1 where the sum is above 0, else class 0. Sums are float32 or wider.
+    """
+    return classes_of(summed_over_time(logits))
 
 
-def accuracy_over_time(logits: Float[Array, "T B K"], labels: Int[Array, " B"]) -> Float[Array, " T"]:
+def accuracy_over_time(logits: Num[Array, "T B K"], labels: Int[Array, " B"]) -> Float[Array, " T"]:
     """The share of samples predicted rightly if the network stopped after 1..T steps.
 
         accuracy_t = mean_b [argmax_k sum_{s <= t} logits_s == labels]
 
-    Raises InputError where the shapes do not belong together.
+    One logit, K = 1, means its sign: labels are 0 and 1, and 1 is predicted where the sum is above 0. Sums are
+    float32 or wider, whatever the logits are.
+
+    Raises InputError where the logits are not one array [T, B, K] and the labels one array [B].
     """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    if logits.ndim != 3 or labels.shape != logits.shape[1:2]:
+    logits, labels = _one_array(logits), _one_array(labels)
+    if logits.ndim != 3 or not logits.shape[-1] or labels.shape != logits.shape[1:2]:
+        hint = "; give one logit for each sample as logits[..., None]" if logits.ndim == 2 else ""
         raise InputError(
             f"accuracy_over_time takes logits [steps, batch, classes] and labels [batch], got shapes "
-            f"{logits.shape} and {labels.shape}"
+            f"{logits.shape} and {labels.shape}{hint}"
         )
     return jnp.mean(predictions_over_time(logits) == labels[None].astype(jnp.int32), axis=-1)
+
+
+def _one_array(given: Any) -> Array:
+    try:
+        return jnp.asarray(as_array(given) if is_array(given) else np.asarray(given))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"accuracy_over_time takes one array of logits [steps, batch, classes] and one of labels [batch], got a "
+            f"{type(given).__name__} that is none; of several outputs give the one that holds the classes"
+        ) from error

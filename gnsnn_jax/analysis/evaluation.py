@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax._types import Array, Float, Int
-from gnsnn_jax.analysis.accuracy import predictions_over_time
+from gnsnn_jax.conversion.answers import classes_of, confidence_of
+from gnsnn_jax.conversion.converted_function import converted_function
 from gnsnn_jax.conversion.sites import Site
-from gnsnn_jax.conversion.stopping import confidence_of
 from gnsnn_jax.conversion.to_spiking import SpikingFunction
 from gnsnn_jax.data.batches import PADDING
 from gnsnn_jax.data.sets import Split, read_in_order
 from gnsnn_jax.data.streaming import Stream
+from gnsnn_jax.dtypes import sum_type, summed_over_time
 from gnsnn_jax.method.activations import align
 from gnsnn_jax.runtime import devices
 
@@ -54,7 +55,7 @@ Prepare = Callable[[Array], Array]
 
 
 def evaluate_over_time(
-    spiking: SpikingFunction,
+    spiking: Callable,
     variables: Any,
     split: Split | Stream,
     prepare: Prepare,
@@ -63,9 +64,11 @@ def evaluate_over_time(
 ) -> Evaluation:
     """Runs each sample once, in batches over all devices; `prepare` turns stored images into the network's inputs.
 
-    A population that emits k units in a step counts k unit spikes. `prepare` must be hashable, so
-    that one compilation serves equal settings.
+    `spiking` is what `to_spiking` returned, under `jax.jit` or not; predictions and confidences are those of its
+    summed outputs, as `accuracy_over_time` and `stop_when` have them. A population that emits k units in a step
+    counts k unit spikes. `prepare` must be hashable, so that one compilation serves equal settings.
     """
+    spiking = converted_function(spiking)
     variables, found = devices.replicate(variables), []
     for batch in read_in_order(split, batch_size):
         images, labels = map(devices.distribute, batch)
@@ -79,11 +82,11 @@ def evaluate_over_time(
 def predict(
     ann: Callable, variables: Any, split: Split | Stream, prepare: Prepare, batch_size: int = 256
 ) -> Int[np.ndarray, " N"]:
-    """The classes that the network itself predicts."""
+    """The classes that the network itself predicts: of outputs [B, 1] their sign, as of a spiking network."""
 
     @jax.jit
     def classes(variables, images, labels):
-        return jax.lax.with_sharding_constraint((labels, jnp.argmax(ann(variables, prepare(images)), -1)), on_all)
+        return jax.lax.with_sharding_constraint((labels, classes_of(ann(variables, prepare(images)))), on_all)
 
     on_all, variables, found = devices.on_all(), devices.replicate(variables), []
     for batch in read_in_order(split, batch_size):
@@ -99,7 +102,9 @@ def _without_padding(labels: Array, *values: Array) -> list[np.ndarray]:
 
 def _unit_spikes(members: int, spikes: Array, site: Site) -> Array:
     """Unit spikes of each sample [T, B]."""
-    units = spikes * align(members / jnp.asarray(site.threshold), spikes.shape, "threshold")
+    spikes = spikes.astype(sum_type(spikes.dtype))
+    threshold = align(jnp.asarray(site.threshold, spikes.dtype), spikes.shape, "threshold")
+    units = spikes * (members / threshold)
     return units.sum(tuple(range(2, units.ndim)))
 
 
@@ -108,7 +113,8 @@ def _evaluate_batch(spiking: SpikingFunction, prepare: Prepare, variables: Any, 
     """Labels [B], and predictions, unit spikes and confidences [T, B], on every device."""
     observe = partial(_unit_spikes, spiking.neuron.members)
     outputs, counts = spiking.observed(observe)(variables, prepare(images))
-    found = labels, predictions_over_time(outputs), sum(counts), confidence_of(jnp.cumsum(outputs, 0))
+    sums = summed_over_time(outputs)
+    found = labels, classes_of(sums), sum(counts), confidence_of(sums)
     return jax.lax.with_sharding_constraint(found, devices.on_all())
 
 

@@ -17,38 +17,46 @@ from gnsnn_jax.analysis import rates
 from gnsnn_jax.analysis.behaviour import SUMS, Behaviour, Population, Spikes
 from gnsnn_jax.analysis.connections import Connections, Fan, Layer, connections_of
 from gnsnn_jax.analysis.exact import sums_on_device, whole
+from gnsnn_jax.conversion.converted_function import converted_function
 from gnsnn_jax.conversion.sites import Site
 from gnsnn_jax.conversion.to_spiking import Observer, SpikingFunction
+from gnsnn_jax.engine.batches import Batches, arguments_of
 from gnsnn_jax.engine.graph import Operation, evaluate, network_of
-from gnsnn_jax.engine.tracing import arguments_of, arrays_of, trace
+from gnsnn_jax.engine.tracing import arrays_of, parted, trace
 from gnsnn_jax.errors import InputError, at_least_one
 from gnsnn_jax.method.activations import align
 
+CALL = "observe(snn, {})"
+
 
 def observe(
-    spiking: SpikingFunction,
+    spiking: Callable,
     batches: Iterable[Any],
     *,
     variables: Any = None,
     steps: Sequence[int] | None = None,
     compare: bool = True,
 ) -> Behaviour:
-    """Runs a converted network, as `to_spiking` returns it, and counts.
+    """Runs a converted network, as `to_spiking` returns it, under `jax.jit` or not, and counts.
 
     Each batch holds the arguments of the network, one array or a tuple of several, after `variables` where
-    these are given; their first axis is the batch, as that of every activation is. `steps` are the numbers of
+    these are given; their first axis is the batch, as that of every activation is. Arrays are those of JAX and
+    NumPy, tensors of other frameworks, numbers and nested lists of them; trees of arrays are arguments too
+    (`engine.batches.as_batch`). Labels are left out, `(x for x, _ in loader)`, and one batch x stands in a list, [x].
+    `steps` are the numbers of
     time-steps that shall be looked at, 1, 2, 4, … up to those of `spiking` unless told; without `compare` spikes
     and operations are counted, and rates not compared with the activations of the network itself. Memory grows
     neither with the steps nor with the number of batches. Raises InputError where there is no batch or an empty
-    one, for inputs with a time axis, and as `connections_of` does.
+    one, for what is no batch or none that the network takes, for inputs with a time axis, and as `connections_of`
+    does; TypeError where `spiking` is no converted network.
     """
-    all_present = lambda args: (args, np.ones(len(arrays_of(args, {})[0]), bool))
-    pairs = (all_present(arguments_of(batch)) for batch in batches)
+    given = Batches(batches, variables, CALL).arguments()
+    pairs = ((args, np.ones(_samples(args), bool)) for args in map(partial(_behind, variables), given))
     return observe_present(spiking, pairs, variables=variables, steps=steps, compare=compare)
 
 
 def observe_present(
-    spiking: SpikingFunction,
+    spiking: Callable,
     batches: Iterable[tuple[tuple, Any]],
     *,
     variables: Any = None,
@@ -63,11 +71,14 @@ def observe_present(
     `connections` are counted unless given, as another neuron in the same network has them. What is found gets
     the given sharding, such as that of all devices.
     """
+    spiking, given = converted_function(spiking), Batches((), variables, CALL)
     steps = _checked_steps(steps, spiking.steps)
-    spiking = replace(spiking, steps=max(steps[-1], spiking.probe_steps))
+    spiking = replace(spiking, steps=max(steps[-1], spiking.probe_steps), ann=given.explaining(spiking.ann))
     totals = None
     for data, present in batches:
         if totals is None:
+            if spiking.time_axes is None:
+                trace(spiking.ann, arguments_of(data, variables), {})  # the whole batch, which errors then show
             here = jax.tree.map(_held_here, (data, variables))
             connections = connections or connections_of(spiking, *here[0], variables=here[1])
             totals = _Totals(Observation(spiking, connections, steps, compare), sharding)
@@ -75,6 +86,18 @@ def observe_present(
     if totals is None:
         raise InputError("observe needs at least one batch of data, got none")
     return totals.behaviour()
+
+
+def _behind(variables: Any, args: tuple) -> tuple:
+    """The arguments behind the variables."""
+    return args if variables is None else args[1:]
+
+
+def _samples(args: tuple) -> int:
+    sizes = [len(array) for array in arrays_of(args, {}) if array.ndim]
+    if not sizes:
+        raise InputError("observe takes arguments whose first axis is the batch, got numbers alone; give arrays")
+    return sizes[0]
 
 
 def _checked_steps(steps: Sequence[int] | None, longest: int) -> tuple[int, ...]:
@@ -94,13 +117,17 @@ class _Totals:
     """What was found in all batches so far."""
 
     def __init__(self, observation: Observation, sharding: Any):
-        self.observation = observation
-        self.observe = jax.jit(observation.of_batch, out_shardings=sharding)
+        self.observation, self.sharding = observation, sharding
+        self.compiled_for, self.observe = None, None
         self.found, self.shown = None, None
 
     def add(self, args: tuple, present: Any) -> int:
         """Returns how many samples there were."""
-        found, shown = jax.tree.map(np.asarray, self.observe(args, present))
+        arrays, others = parted(args, {})
+        if others != self.compiled_for:
+            of_batch = lambda arrays, present: self.observation.of_batch(others.around(arrays)[0], present)
+            self.compiled_for, self.observe = others, jax.jit(of_batch, out_shardings=self.sharding)
+        found, shown = jax.tree.map(np.asarray, self.observe(arrays, present))
         self.shown = self.shown or shown
         wide = jax.tree.map(lambda x: x.astype(np.int64 if x.dtype.kind == "i" else np.float64), found)
         self.found = wide if self.found is None else jax.tree.map(np.add, self.found, wide)

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
+from gnsnn_jax.engine.batches import Batches
 from gnsnn_jax.engine.graph import Network, Operation, evaluate, network_of
 from gnsnn_jax.engine.jaxprs import bind
-from gnsnn_jax.engine.tracing import arguments_of, arrays_of, of_arrays, trace
+from gnsnn_jax.engine.tracing import of_arrays, parted, trace
 from gnsnn_jax.errors import InputError, at_least_one, nearest
 from gnsnn_jax.method.activations import align
 from gnsnn_jax.method.threshold_rules import RULES, Rule
@@ -34,9 +35,11 @@ def find_thresholds(
 
     Each batch holds the arguments of `ann`, one array or a tuple of several, after `variables` where
     these are given: `find_thresholds(model.apply, batches, 16, variables=variables)` or
-    `find_thresholds(lambda x: model.apply(variables, x), batches, 16)`. They run through the network one
-    after the other, compiled once for each shape of a batch; memory does not grow with their number.
-    Training data without augmentation is what the thresholds should be found on.
+    `find_thresholds(lambda x: model.apply(variables, x), batches, 16)`. Arrays are those of JAX and NumPy,
+    tensors of other frameworks, numbers and nested lists of them; trees of arrays are arguments too
+    (`engine.batches.as_batch`). Labels are left out, `(x for x, _ in loader)`, and one batch x stands in a list, [x].
+    The batches run through the network one after the other, compiled once for each shape of a batch; memory does
+    not grow with their number. Training data without augmentation is what the thresholds should be found on.
 
     `levels` is the number of steps of the staircase that shall fit best, m T for group neurons of m
     members that answer after T time-steps, T for IF; "mse" alone depends on it. Methods:
@@ -47,26 +50,26 @@ def find_thresholds(
         "balance"     local threshold balancing, for IF and many steps
 
     or a `Rule` of `gnsnn_jax.method.threshold_rules`, such as `percentile(99.5)`. `per_channel` finds one
-    threshold for each entry of `channel_axis`, counted from the right: -1 for channels last, -3 for convolutions with channels
-    first, [C, H, W]; an activation with fewer axes takes its last. Else there is one for each activation.
+    threshold for each entry of `channel_axis`, counted from the right: -1 for channels last, -3 for convolutions
+    with channels first, [C, H, W]; an activation with fewer axes takes its last. Else there is one for each
+    activation.
     Thresholds are float32 of shape [], [C] or [C, 1, 1]. An activation or channel that never had a positive
     current gets the largest threshold of its neighbours, or 1. `qcfs` has a threshold and is left out.
 
-    Raises InputError for unknown methods, levels < 1, no batches, a network without ReLU or clip, and for
-    currents that are not finite.
+    Raises InputError for unknown methods, levels < 1, no batches, what is no batch or none that the network takes,
+    a network without ReLU or clip, and for currents that are not finite.
     """
     rule = _rule(method, at_least_one("levels", levels))
     axis = _checked_axis(channel_axis) if per_channel else None
-    states, step, network = None, None, None
-    for batch in batches:
-        args = arguments_of(batch, variables)
-        if step is None:
-            network = _network_with_sites(ann, args)
+    given = Batches(batches, variables, "find_thresholds(apply, {}, levels)")
+    ann, states, network, compiled_for = given.explaining(ann), None, None, None
+    for args in given.arguments():
+        arrays, others = parted(args, {})
+        if others != compiled_for:
+            compiled_for, network = others, _network_with_sites(ann, args)
             step = jax.jit(partial(_step, of_arrays(ann, args, {}), rule, axis), donate_argnums=0)
-            states = _start(network, rule, axis)
-        states = step(states, arrays_of(args, {}))
-    if states is None:
-        raise InputError("find_thresholds needs at least one batch of data, got none")
+            states = states or _start(network, rule, axis)
+        states = step(states, arrays)
     return {
         operation.activation.name: _finished(operation, rule, axis, states[operation.activation.name])
         for operation in _sites(network)

@@ -12,7 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax._types import Array, Bool, Float, Int
+from gnsnn_jax.conversion.answers import confidence_of
+from gnsnn_jax.conversion.converted_function import converted_function
 from gnsnn_jax.conversion.to_spiking import SpikingFunction
+from gnsnn_jax.dtypes import sum_type, summed_over_time
+from gnsnn_jax.engine.arrays import is_array
+from gnsnn_jax.engine.batches import as_argument
+from gnsnn_jax.engine.tracing import Others, parted
 from gnsnn_jax.errors import InputError
 
 
@@ -23,27 +29,30 @@ class Answers(NamedTuple):
     latency: Int[np.ndarray, " B"]
 
 
-def stop_when(confidence: float) -> Callable[[SpikingFunction], EarlyStop]:
+def stop_when(confidence: float) -> Callable[[Callable], EarlyStop]:
     """Lets each sample leave a simulation after the first step t at which it is confident.
 
         max_k softmax(sum_{s <= t} outputs_s)_k >= confidence
 
-    `stop_when(0.9)(to_spiking(...))` takes the arguments of the network, all of them arrays or trees of
-    them and the last a batch [B, ...], and returns `Answers`. A sample that never gets there answers after
+    Of a network with one output, [B, 1], confidence is max(p, 1 - p) with p = sigmoid(sum_{s <= t} outputs_s).
+
+    `stop_when(0.9)(to_spiking(...))` takes the arguments of the network, arrays or trees of them and the last a
+    batch [B, ...] as `engine.batches.as_batch` has it, and returns `Answers`; `jax.jit` around what `to_spiking`
+    returned changes nothing. A sample that never gets there answers after
     `steps`. Between chunks the batch shrinks to half its size whenever so few samples are left, so that
     their going saves time; a batch of B compiles log2(B) sizes at most. Not to be put under `jit`, which
     does not know when samples go. Raises InputError unless 0 < confidence <= 1, for inputs with a
-    time axis, and for a network whose outputs or populations have no batch in front.
+    time axis, for a network that returns anything but one array [batch, classes], and for one whose populations
+    have no batch in front; TypeError for what is no converted network.
     Li, Jones, Furber 2023, arXiv 2303.10276.
     """
     if not 0 < confidence <= 1:
         raise InputError(f"confidence must be above 0 and at most 1, got {confidence}")
-    return partial(EarlyStop, float(confidence))
+    return partial(_stopping, float(confidence))
 
 
-def confidence_of(sums: Float[Array, "*shape K"]) -> Float[Array, "*shape"]:
-    """The probability of the most likely class, as summed outputs have it."""
-    return jax.nn.softmax(sums).max(-1)
+def _stopping(confidence: float, snn: Callable) -> EarlyStop:
+    return EarlyStop(confidence, converted_function(snn))
 
 
 class _Sums(NamedTuple):
@@ -63,11 +72,11 @@ class EarlyStop:
     spiking: SpikingFunction
 
     def __call__(self, *args: Any) -> Answers:
-        *shared, batch = args
+        count, batch, shared = _batch_and_shared(args)
         sums, potentials = _first_chunk(self, shared, batch)
-        _check_batched(len(batch), sums.outputs, potentials)
-        answers = Answers(np.zeros(sums.outputs.shape, np.float32), np.zeros(len(batch), np.int32))
-        samples, gone = np.arange(len(batch)), np.zeros(len(batch), bool)  # in each place of the batch
+        _check_batched(count, sums.outputs, potentials)
+        answers = Answers(np.zeros(sums.outputs.shape, sums.outputs.dtype), np.zeros(count, np.int32))
+        samples, gone = np.arange(count), np.zeros(count, bool)  # in each place of the batch
         while True:
             leaving = ~gone & (np.asarray(sums.confident) | (int(sums.now) == self.spiking.steps))
             answers.outputs[samples[leaving]] = np.asarray(sums.outputs)[leaving]
@@ -83,6 +92,28 @@ class EarlyStop:
             sums, potentials = _next_chunk(self, shared, batch, potentials, sums.outputs, sums.now)
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["others"])
+@dataclass(frozen=True)
+class _Shared:
+    """The arguments before the batch, of which `jit` traces the arrays and keeps the others."""
+
+    arrays: list[Any]
+    others: Others
+
+    @property
+    def args(self) -> tuple:
+        return self.others.around(self.arrays)[0]
+
+
+def _batch_and_shared(args: tuple) -> tuple[int, Any, _Shared]:
+    """Number of samples, the batch and what all samples share."""
+    batch = as_argument(args[-1]) if args else None
+    arrays = [leaf for leaf in jax.tree.leaves(batch) if is_array(leaf)]
+    if not arrays or not arrays[0].ndim:
+        raise InputError("stop_when needs a batch [B, ...] as the last argument; give an array with a batch axis")
+    return len(arrays[0]), batch, _Shared(*parted(args[:-1], {}))
+
+
 def _kept(gone: Bool[np.ndarray, " B"]) -> Int[np.ndarray, " b"]:
     """The places of a batch halved as often as leaves room for all samples that stay; they come first."""
     size, staying = len(gone), len(gone) - gone.sum()
@@ -92,28 +123,39 @@ def _kept(gone: Bool[np.ndarray, " B"]) -> Int[np.ndarray, " b"]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _first_chunk(stop: EarlyStop, shared: list, batch: Any) -> tuple[_Sums, list[Array]]:
-    outputs, potentials = stop.spiking.first_chunk(*shared, batch)
-    if not isinstance(outputs, jax.Array) or outputs.ndim != 3:
-        raise InputError("stop_when takes a network whose output is one array [batch, classes]")
+def _first_chunk(stop: EarlyStop, shared: _Shared, batch: Any) -> tuple[_Sums, list[Array]]:
+    outputs, potentials = stop.spiking.first_chunk(*shared.args, batch)
+    _check_outputs(outputs)
     outputs = outputs[: stop.spiking.steps]
-    return _judge(stop.confidence, jnp.zeros_like(outputs[0]), jnp.int32(0), outputs), potentials
+    nothing = jnp.zeros(outputs.shape[1:], sum_type(outputs.dtype))
+    return _judge(stop.confidence, nothing, jnp.int32(0), outputs), potentials
+
+
+def _check_outputs(outputs: Any) -> None:
+    if isinstance(outputs, jax.Array) and outputs.ndim == 3 and outputs.shape[-1]:
+        return
+    shapes = [list(leaf.shape[1:]) for leaf in jax.tree.leaves(outputs)]
+    given = f"one of shape {shapes[0]}" if isinstance(outputs, jax.Array) else f"a {type(outputs).__name__} of {shapes}"
+    raise InputError(
+        f"stop_when takes a network whose output is one array [batch, classes], got {given}; convert a function that "
+        "returns the classes alone"
+    )
 
 
 @partial(jax.jit, static_argnums=0)
 def _next_chunk(
-    stop: EarlyStop, shared: list, batch: Any, potentials: list[Array], before: Array, now: Array
+    stop: EarlyStop, shared: _Shared, batch: Any, potentials: list[Array], before: Array, now: Array
 ) -> tuple[_Sums, list[Array]]:
-    outputs, potentials = stop.spiking.next_chunk(potentials, *shared, batch)
+    outputs, potentials = stop.spiking.next_chunk(potentials, *shared.args, batch)
     return _judge(stop.confidence, before, now, outputs), potentials
 
 
 def _judge(confidence: float, before: Array, now: Array, outputs: Array) -> _Sums:
     """`before` and `outputs` [n, B, K] of the n steps after it, summed."""
-    sums = before[None] + jnp.cumsum(outputs, 0)
+    sums = before[None] + summed_over_time(outputs)
     confident = confidence_of(sums) >= confidence
     ever, last = confident.any(0), len(outputs) - 1
-    step = jnp.where(ever, jnp.argmax(confident, 0), last)
+    step = jnp.where(ever, jnp.argmax(confident, 0).astype(jnp.int32), last)
     chosen = jnp.take_along_axis(sums, step[None, :, None], 0)[0]
     return _Sums(chosen, now + step + 1, ever, now + len(outputs))
 

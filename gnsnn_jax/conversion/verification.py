@@ -11,9 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax._types import Array, Float
+from gnsnn_jax.conversion.answers import classes_of
+from gnsnn_jax.conversion.converted_function import converted_function
 from gnsnn_jax.conversion.to_spiking import SpikingFunction
-from gnsnn_jax.engine.graph import Operation, Slot, evaluate, network_of
-from gnsnn_jax.engine.tracing import arguments_of, arrays_of, of_arrays, trace
+from gnsnn_jax.dtypes import sum_type, summed_over_time
+from gnsnn_jax.engine.batches import Batches
+from gnsnn_jax.engine.graph import Network, Operation, Slot, evaluate, network_of
+from gnsnn_jax.engine.tracing import arrays_of, of_arrays, parted, trace
 from gnsnn_jax.errors import InputError, nearest
 from gnsnn_jax.method.neurons import run
 
@@ -35,8 +39,9 @@ class SiteErrors(NamedTuple):
 class Verification(NamedTuple):
     """What `verify` finds; `str` makes a table of it.
 
-    agreement   share of the predictions, the largest entries along the last axis of outputs [..., K], that are
-                those of the network after 1..T steps; None where no output has more axes than one and K > 1
+    agreement   share of the predictions after 1..T steps that are those of the network: the largest entries
+                along the last axis of outputs [..., K], and the sign where K = 1. Floating-point outputs that
+                depend on neurons and have more axes than one count; None where there is none
     error       |mean output over the first 1..T steps - output of the network| / |output of the network|,
                 Euclidean over all outputs and samples
     sites       the same for each population, in the order of evaluation
@@ -59,32 +64,31 @@ def verify(ann: Callable, snn: Callable, batches: Iterable[Any], *, variables: A
 
     `snn` is what `to_spiking` made of `ann`, under `jax.jit` or not. Each batch holds the arguments of both,
     one array or a tuple of several, after `variables` where these are given:
-    `print(verify(model.apply, snn, batches, variables=variables))`. The outputs of all neurons for one batch, at
-    all steps, are in memory together.
+    `print(verify(model.apply, snn, batches, variables=variables))`. Arrays are those of JAX and NumPy, tensors of
+    other frameworks, numbers and nested lists of them; trees of arrays are arguments too
+    (`engine.batches.as_batch`). Labels are left out, `(x for x, _ in loader)`, and one batch x stands in a list, [x].
+    The outputs of all neurons for one batch, at all steps, are in memory together.
 
-    Raises InputError where there are no batches, for activations of `snn` that `ann` has not, and for inputs
-    with a time axis; TypeError where `snn` is no converted network.
+    Raises InputError where there are no batches, for what is no batch or none that the network takes, for
+    activations of `snn` that `ann` has not, and for inputs with a time axis; TypeError where `snn` is no converted
+    network.
     """
-    spiking, names, compare, total = _converted(snn), [], None, None
-    for batch in batches:
-        args = arguments_of(batch, variables)
-        if compare is None:
-            names = _names(ann, spiking, args)
+    spiking, given = _without_time_axes(snn), Batches(batches, variables, "verify(apply, snn, {})")
+    ann, total, compiled_for = given.explaining(ann), None, None
+    for args in given.arguments():
+        arrays, others = parted(args, {})
+        if others != compiled_for:
+            compiled_for, names = others, _names(ann, spiking, args)
             compare = jax.jit(partial(_compare, of_arrays(ann, args, {}), _simulation(spiking, args), spiking, names))
-        found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), compare(arrays_of(args, {})))
+        found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), compare(arrays))
         total = found if total is None else jax.tree.map(np.add, total, found)
-    if total is None:
-        raise InputError("verify needs at least one batch of data, got none")
     agreement, error, of_sites = total
     relative = [SiteErrors(name, *map(_relative, sums)) for name, sums in zip(names, of_sites, strict=True)]
     return Verification(_share(agreement), _relative(error), tuple(relative))
 
 
-def _converted(snn: Callable) -> SpikingFunction:
-    # Of jax.jit alone: what other transformations are around does not take the same arguments.
-    spiking = snn.__wrapped__ if isinstance(snn, jax.stages.Wrapped) else snn
-    if not isinstance(spiking, SpikingFunction):
-        raise TypeError(f"snn must be what to_spiking returned, or jax.jit of that, got {snn!r}")
+def _without_time_axes(snn: Callable) -> SpikingFunction:
+    spiking = converted_function(snn)
     if jax.tree.leaves(spiking.time_axes):
         raise InputError(
             f"verify compares on inputs without a time axis, but this network was converted with time_axes="
@@ -100,9 +104,9 @@ def _simulation(spiking: SpikingFunction, args: tuple) -> Callable:
 
 def _names(ann: Callable, spiking: SpikingFunction, args: tuple) -> list[str]:
     """The activations that became neurons. Raises InputError where `ann` has none of that name."""
+    known = {operation.activation.name for operation in network_of(trace(ann, args, {})[0]).activations}
     _, spikes = jax.eval_shape(_simulation(spiking, args), *arrays_of(args, {}))
     names = [name for population in spikes for name in population]
-    known = {operation.activation.name for operation in network_of(trace(ann, args, {})[0]).activations}
     strange = [name for name in names if name not in known]
     if strange:
         raise InputError(
@@ -148,13 +152,16 @@ def _compare(
     values = dict(zip(slots, evaluate(network, arrays, slots), strict=True))
     outputs, trains = simulation(*arrays)
     trains = {name: train for population in trains for name, train in population.items()}
-    pairs = list(zip(jax.tree.leaves(outputs), (values[slot] for slot in network.outputs), strict=True))
+    rights = [jnp.asarray(values[slot]) for slot in network.outputs]
+    pairs = list(zip(jax.tree.leaves(outputs), rights, strict=True))
     of_sites = []
     for name, operation in zip(names, populations, strict=True):
         right = values[operation.outputs[0]]
         alone = _run_alone(spiking, operation, values)
         of_sites.append((_squares(trains[name], right), _squares(alone, right)))
-    hits = [_hits(train, right) for train, right in pairs if right.ndim > 1 and right.shape[-1] > 1]
+    reached = _reached(network, populations)
+    predict = [slot in reached and _has_classes(right) for slot, right in zip(network.outputs, rights, strict=True)]
+    hits = [_hits(*pair) for pair, predicts in zip(pairs, predict, strict=True) if predicts]
     none = _Hits(jnp.zeros(spiking.steps), jnp.zeros(()))
     return _total([none, *hits]), _total([_squares(*pair) for pair in pairs]), of_sites
 
@@ -167,20 +174,42 @@ def _run_alone(spiking: SpikingFunction, operation: Operation, values: Mapping[S
     return run(spiking.neuron, jnp.broadcast_to(current, (spiking.steps, *current.shape)), threshold)[0]
 
 
+def _floating(values: Array) -> Array:
+    """Values in the type for their sums, at least single precision, whole numbers and truth values too."""
+    return values.astype(sum_type(values.dtype) if jnp.issubdtype(values.dtype, jnp.floating) else jnp.float32)
+
+
 def _mean_so_far(train: Array) -> Array:
-    steps = jnp.arange(1, len(train) + 1, dtype=jnp.float32).reshape(-1, *(1,) * (train.ndim - 1))
-    return jnp.cumsum(train.astype(jnp.float32), 0) / steps
+    sums = summed_over_time(_floating(train))
+    return sums / jnp.arange(1, len(train) + 1, dtype=sums.dtype).reshape(-1, *(1,) * (train.ndim - 1))
 
 
 def _squares(train: Array, right: Array) -> _Squares:
-    right = right.astype(jnp.float32)
+    right = _floating(right)
     errors = (_mean_so_far(train) - right[None]) ** 2
-    return _Squares(errors.reshape(len(train), -1).sum(-1), (right**2).sum())
+    return _Squares(*map(_widest, (errors.reshape(len(train), -1).sum(-1), (right**2).sum())))
+
+
+def _has_classes(output: Array) -> bool:
+    return output.ndim > 1 and jnp.issubdtype(output.dtype, jnp.floating)
+
+
+def _reached(network: Network, populations: Sequence[Operation]) -> set[Slot]:
+    """What depends on the activations that became neurons."""
+    reached = {slot for population in populations for slot in population.outputs}
+    for operation in network.operations:
+        reached.update(() if reached.isdisjoint(operation.inputs) else operation.outputs)
+    return reached
 
 
 def _hits(train: Array, right: Array) -> _Hits:
-    same = _mean_so_far(train).argmax(-1) == right.argmax(-1)[None]
-    return _Hits(same.reshape(len(train), -1).sum(-1).astype(jnp.float32), jnp.float32(same[0].size))
+    same = classes_of(_mean_so_far(train)) == classes_of(_floating(right))[None]
+    return _Hits(_widest(same.reshape(len(train), -1).sum(-1)), _widest(jnp.asarray(same[0].size)))
+
+
+def _widest(values: Array) -> Array:
+    """In the one type that sums of several outputs have."""
+    return values.astype(jnp.zeros(()).dtype)
 
 
 def _total(parts: Sequence[Any]) -> Any:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gnsnn_jax.engine.tracing import is_array
+from gnsnn_jax.engine.arrays import known_to_jax
 from gnsnn_jax.errors import InputError, nearest
 
 EXAMPLES = 2  # images that show what a network returns: more than one, so that it shows whether it keeps them apart
@@ -138,7 +138,7 @@ def _check_arrays(name: str, variables: Any) -> None:
     if not leaves:
         raise InputError(f"the variables of {name} hold no arrays; return the weights there, and let apply take them")
     for path, leaf in leaves:
-        if not is_array(leaf) or not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
+        if not known_to_jax(leaf) or not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
             raise InputError(
                 f"the variables of {name} hold {_shown(leaf)} at {jax.tree_util.keystr(path)}, but only arrays of "
                 "numbers can be stored; leave the rest to apply"
