@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import difflib
 import operator
+import reprlib
 from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Any
 
 LARGEST_COUNT = 10**6  # beyond any use, and within what float32 counts exactly
+LONGEST_NAME = 200  # characters of a name, a path or a value within a sentence
+LISTED = 10  # names in a sentence; the others are counted
 
 
 class InputError(ValueError):
@@ -15,20 +20,55 @@ class InputError(ValueError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: a question after the nearest known one, or nothing."""
-    found = difflib.get_close_matches(str(name), known, n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    found = difflib.get_close_matches(printable(name), known, n=1)
+    return f"; did you mean {shown(found[0])}?" if found else ""
+
+
+def shown(value: Any) -> str:
+    """Any value as `repr` shows it, on one line and at most LONGEST_NAME characters long, whatever it holds."""
+    return printable(_REPR.repr(value))
+
+
+def printable(text: Any, longest: int = LONGEST_NAME) -> str:
+    """A text, a path or an error as it is, control characters as escape sequences, and shortened in the middle."""
+    text = str(text) if isinstance(text, str | PurePath | Exception) else _REPR.repr(text)
+    if len(text) > longest:
+        kept = (longest - 3) // 2
+        text = f"{text[:kept]}...{text[-kept:]}"
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def listed(names: Iterable[Any], most: int = LISTED, separator: str = ", ") -> str:
+    """The first names as a list of words, and how many there are beside them: "a, b, c and 997 more"."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(map(printable, names[:most])) + rest
+
+
+class _Repr(reprlib.Repr):
+    """`repr` of few words: Python itself refuses integers of many digits and overflows on deep nesting."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 4, LONGEST_NAME, LONGEST_NAME
+
+    def repr_int(self, value: int, level: int) -> str:
+        return repr(value) if value.bit_length() <= 4 * LONGEST_NAME else f"an integer of {value.bit_length()} bits"
+
+
+_REPR = _Repr()
 
 
 def at_least_one(name: str, value: int, hint: str = "") -> int:
     """Returns `value` as an int; TypeError if it is no integer, InputError if it is below 1."""
     if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        raise TypeError(f"{name} must be an integer, got {value}")
     try:
         value = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+        raise TypeError(f"{name} must be an integer, got {shown(value)}") from None
     if value < 1:
-        raise InputError(f"{name} must be at least 1, got {value}" + (f"; {hint}" if hint else ""))
+        raise InputError(f"{name} must be at least 1, got {shown(value)}" + (f"; {hint}" if hint else ""))
     if value > LARGEST_COUNT:
-        raise InputError(f"{name} must be at most {LARGEST_COUNT}, got {value}")
+        raise InputError(f"{name} must be at most {LARGEST_COUNT}, got {shown(value)}")
     return value
