@@ -228,6 +228,7 @@ LABELS = np.arange(6, dtype=np.int32)
 WRONG = {
     "tuples with labels": (lambda x: [(x, LABELS)], "for x, _ in loader"),
     "lists with labels": (lambda x: [[x, LABELS]], "for x, _ in loader"),
+    "lists of one": (lambda x: [[x]], r"\(x for \(x,\) in loader\)"),
     "tensors with labels": (lambda x: [[Tensor(x), Tensor(LABELS)]], "for x, _ in loader"),
     "named": (lambda x: [{"image": x, "label": LABELS}], r"\(batch\[name\] for batch in loader\)"),
     "one array": (lambda x: x, r"\[x\]"),
@@ -258,6 +259,27 @@ def test_what_the_network_cannot_take_says_what_a_batch_is_and_shows_the_call(co
         assert start in str(error.value)
         assert "\n" not in str(error.value)
         assert ("variables=variables)" in str(error.value)) == bool(options)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_samples_in_place_of_batches_are_refused_where_the_network_takes_them():
+    """As a network of convolutions does that takes the mean over pixels, and a dense one."""
+    images = np.asarray(dyadic(9, (6, 5, 4, 4)), np.float32)
+    pooled, dense = lambda x: ann(x.mean((-3, -2))), lambda x: ann(x)
+    flat = images.mean((1, 2))
+    for network, x in ((pooled, images), (dense, flat)):
+        snn = spiking(network, x)
+        for take in (
+            lambda given, network=network, snn=snn: gs.find_thresholds(network, given, 8),
+            lambda given, network=network, snn=snn: gs.verify(network, snn, given),
+            lambda given, snn=snn: observe(snn, given),
+        ):
+            take([x])
+            take(x.reshape(2, 3, *x.shape[1:]))
+            with pytest.raises(gs.InputError, match=r"batch .* as its first axis.*\[x\]|no batch axis.*\[x\]"):
+                take(x)
+    with pytest.raises(gs.InputError, match=r"first axis"):
+        observe(spiking(pooled, images), list(images))
 
 
 def test_the_error_of_the_network_stays_with_its_first_line_and_the_shapes(convolutional):

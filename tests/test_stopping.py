@@ -11,6 +11,7 @@ from gnsnn_jax.analysis.evaluation import Evaluation, evaluate_over_time, predic
 from gnsnn_jax.conversion import stopping
 from gnsnn_jax.data.batches import Split
 from gnsnn_jax.dtypes import summed_over_time
+from gnsnn_jax.interop.functions import OwnNetwork, check_outputs
 from gnsnn_jax.method.methods import parse_method
 from gnsnn_jax.report.results import Result, make_report
 
@@ -172,6 +173,16 @@ def test_one_output_is_evaluated_by_its_sign():
     p = 1 / (1 + np.exp(-sums))
     np.testing.assert_allclose(found.confidences, np.maximum(p, 1 - p), rtol=1e-5)
     assert len(set(labels)) == 2
+
+
+def test_a_network_of_ones_own_may_have_one_output_for_two_classes():
+    for outputs, classes, fits in ((1, 2, True), (1, 3, False), (2, 3, False), (3, 3, True), (0, 2, False)):
+        network = OwnNetwork(lambda variables, x, outputs=outputs: x[:, 0, 0, :1] * jnp.ones((1, outputs)), {})
+        if fits:
+            check_outputs("mine", network, (1, 2, 3), classes)
+        else:
+            with pytest.raises(gs.InputError, match=f"has {outputs} outputs, too few for the {classes} classes"):
+                check_outputs("mine", network, (1, 2, 3), classes)
 
 
 def as_features(images):

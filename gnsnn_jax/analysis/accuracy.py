@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from gnsnn_jax._types import Array, Float, Int, Num
 from gnsnn_jax.conversion.answers import classes_of
@@ -44,9 +43,9 @@ def accuracy_over_time(logits: Num[Array, "T B K"], labels: Int[Array, " B"]) ->
 
 def _one_array(given: Any) -> Array:
     try:
-        return jnp.asarray(as_array(given) if is_array(given) else np.asarray(given))
+        return jnp.asarray(as_array(given) if is_array(given) else given)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"accuracy_over_time takes one array of logits [steps, batch, classes] and one of labels [batch], got a "
-            f"{type(given).__name__} that is none; of several outputs give the one that holds the classes"
+            f"{type(given).__name__}, which makes no array; of several outputs give the one that holds the classes"
         ) from error

@@ -71,7 +71,7 @@ def observe_present(
     `connections` are counted unless given, as another neuron in the same network has them. What is found gets
     the given sharding, such as that of all devices.
     """
-    spiking, given = converted_function(spiking), Batches((), variables, CALL)
+    spiking, given = converted_function(spiking), Batches((), variables, CALL, in_front=True)
     steps = _checked_steps(steps, spiking.steps)
     spiking = replace(spiking, steps=max(steps[-1], spiking.probe_steps), ann=given.explaining(spiking.ann))
     totals = None

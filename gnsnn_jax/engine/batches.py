@@ -17,11 +17,16 @@ SHOWN_ENTRIES = 4  # of a dict or a list, in errors
 
 
 class Batches(NamedTuple):
-    """The batches that a function was given, and how it is called with batches in place of {}."""
+    """The batches that a function was given, and how it is called with batches in place of {}.
+
+    `in_front` says that the outputs of the network must have the batch as their first axis. They must too where
+    the batches are one array, which may be one of samples.
+    """
 
     given: Iterable[Any]
     variables: Any
     call: str
+    in_front: bool = False
 
     def arguments(self) -> Iterator[tuple]:
         """The arguments of the network for one batch after the other, after the variables.
@@ -39,26 +44,40 @@ class Batches(NamedTuple):
         """`ann`, which raises InputError with the shapes and the way out where it cannot take a batch."""
 
         def function(*args, **kwargs):
+            batch = args if self.variables is None else args[1:]
             try:
-                return ann(*args, **kwargs)
+                outputs = ann(*args, **kwargs)
             except InputError:
                 raise
             except Exception as error:
-                batch = args if self.variables is None else args[1:]
-                raise InputError(
-                    f"the network cannot take a batch of {' and '.join(map(_shown, batch))}: {first_line(error)}; "
-                    f"{A_BATCH}; {self._way_out(batch)}"
-                ) from error
+                raise InputError(self._refusal(batch, first_line(error))) from error
+            if self.in_front or is_array(self.given):
+                self._check_in_front(batch, outputs)
+            return outputs
 
         return function
+
+    def _refusal(self, batch: tuple, reason: str) -> str:
+        shown = " and ".join(map(_shown, batch))
+        return f"the network cannot take a batch of {shown}: {reason}; {A_BATCH}; {self._way_out(batch)}"
+
+    def _check_in_front(self, batch: tuple, outputs: Any) -> None:
+        sizes = {len(leaf) for leaf in jax.tree.leaves(batch) if is_array(leaf) and leaf.ndim}
+        shapes = [leaf.shape for leaf in jax.tree.leaves(outputs) if is_array(leaf) and leaf.ndim]
+        if shapes and sizes.isdisjoint(shape[0] for shape in shapes):
+            reason = f"its output of shape {list(shapes[0])} does not have the batch as its first axis"
+            raise InputError(self._refusal(batch, reason))
 
     def called_with(self, batches: str) -> str:
         rest = "" if self.variables is None else ", variables=variables"
         return f"{self.call.format(batches)[:-1]}{rest})"
 
     def _way_out(self, batch: tuple) -> str:
-        if len(batch) > 1 or isinstance(batch[0], (list, tuple)):
+        if len(batch) > 1:
             return f"leave out labels: {self.called_with('(x for x, _ in loader)')}"
+        if isinstance(batch[0], (list, tuple)):
+            entries = "(x,)" if len(batch[0]) == 1 else "x, _"
+            return f"take the inputs out of their list: {self.called_with(f'(x for {entries} in loader)')}"
         if isinstance(batch[0], Mapping):
             return f"take out what the network needs: {self.called_with('(batch[name] for batch in loader)')}"
         return f"if this is one sample of an array x, the whole of it is one batch: {self.called_with('[x]')}"

@@ -55,7 +55,10 @@ def own_network(name: str) -> OwnNetwork:
 
 
 def check_outputs(name: str, network: OwnNetwork, image_shape: tuple[int, ...], num_classes: int) -> None:
-    """Raises InputError unless it makes an output for each class of images of this shape, in float32."""
+    """Raises InputError unless it makes an output for each class of images of this shape, in float32.
+
+    One output tells two classes by its sign.
+    """
     images = jax.ShapeDtypeStruct((EXAMPLES, *image_shape), jnp.float32)
     with _explained(f"apply of {name} on images {list(images.shape)}"):
         found = jax.eval_shape(network.apply, network.variables, images)
@@ -65,7 +68,7 @@ def check_outputs(name: str, network: OwnNetwork, image_shape: tuple[int, ...], 
             f"apply of {name} must return one array [batch, classes], got {_shown(found)} for images of shape "
             f"{list(images.shape)}"
         )
-    if shape[1] < num_classes:
+    if (2 if shape[1] == 1 else shape[1]) < num_classes:
         raise InputError(f"{name} has {shape[1]} outputs, too few for the {num_classes} classes of the data")
 
 
