@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -101,6 +102,28 @@ def test_a_run_that_is_killed_and_stopped_ends_as_an_undisturbed_one(place, undi
     assert (undisturbed / CURVES).stat().st_size > 10_000
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 900 KiB, which a few states fill."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_told_in_one_sentence_and_the_run_goes_on_when_there_is_room(place, undisturbed, small_disk):
+    process = start(place, small_disk / "run")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert re.fullmatch(r"train\.py: error: cannot write .*No space left on device.*make room.*\n", errors)
+    subprocess.run(["mount", "-o", "remount,size=30m", str(small_disk)], check=True)
+    finished(start(place, small_disk / "run"))
+    assert_same_run(small_disk / "run", undisturbed)
+
+
 # In this process, with a smaller network.
 
 
@@ -156,7 +179,7 @@ def test_a_run_without_a_good_state_is_refused(finished_run, tmp_path, dataset):
 
 def test_a_loss_that_is_no_number_stops_the_run_with_its_step_and_the_last_good_state(tmp_path, dataset):
     config = config_of()
-    config = Config(config.data, config.model, config.optimizer.__class__(learning_rate=1e30), config.training)
+    config = Config(config.data, config.model, config.optimizer.__class__(learning_rate=1e6), config.training)
     with pytest.raises(gs.InputError, match=r"is no number in step \d+ \(epoch 1\); the last good state is .*/state/"):
         run_experiment(tmp_path, config, dataset, time.perf_counter())
     good = max((tmp_path / "state").iterdir(), key=lambda path: int(path.name))

@@ -6,8 +6,9 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, listed, printable
 from gnsnn_jax.runtime import devices
 
-# Orbax reports each file that it touches, and of failures what is raised here as well.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
 ITEMS = ("arrays", "about")
 FINGERPRINTS = "fingerprints.json"
+_ORBAX = str(Path(ocp.__file__).parent)
+_LOOP_HAS_ENDED = "Event loop is closed"
 
 
 def save(path: Path, arrays: Any, about: Mapping[str, Any]) -> None:
@@ -37,7 +38,7 @@ def save(path: Path, arrays: Any, about: Mapping[str, Any]) -> None:
             shutil.rmtree(path)
         unfinished.rename(path)
 
-    with _writing(path):
+    with _quiet(), _writing(path):
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
             writer.save(unfinished, _contents(arrays, about), force=True)
         devices.in_first(finish)
@@ -52,7 +53,7 @@ def load(path: Path) -> tuple[Any, dict[str, Any]]:
     _check_files(path)
     contents = ocp.args.Composite(arrays=ocp.args.StandardRestore(), about=ocp.args.JsonRestore())
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        with _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             found = reader.restore(path.absolute(), contents)
     except Exception as error:  # whatever Orbax meets in damaged files of its own
         raise InputError(f"the checkpoint {path} cannot be read ({type(error).__name__}); use another") from error
@@ -64,12 +65,14 @@ class Checkpoints:
 
     A checkpoint is named by its number once it is whole; until then it has another name, and is
     removed by the next run if this one is killed. What goes wrong in the background is raised as
-    InputError by the next call.
+    InputError by the next call, and printed nowhere until the context ends.
     """
 
     def __init__(self, directory: Path, keep: int = 1):
         self.directory = directory
         self._current = 0  # the number of the checkpoint that is being written
+        self._quiet = ExitStack()
+        self._quiet.enter_context(_quiet())
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
             cleanup_tmp_directories=True,
@@ -117,7 +120,26 @@ class Checkpoints:
             if error is None:
                 raise
         finally:
-            self._manager.close()
+            with self._quiet:
+                self._manager.close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the context Orbax and TensorStore print nothing. Of failures they raise the first here as well.
+
+    Orbax reports each file that it touches. TensorStore reports each file that fails after the first one as an
+    exception that nobody can catch: the event loop that waited for them has ended by then.
+    """
+    log, is_foreign = logging.getLogger("absl"), lambda record: not record.pathname.startswith(_ORBAX)
+    report = sys.unraisablehook
+    log.addFilter(is_foreign)
+    sys.unraisablehook = lambda found: None if str(found.exc_value) == _LOOP_HAS_ENDED else report(found)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
+        log.removeFilter(is_foreign)
 
 
 @contextmanager
@@ -130,7 +152,8 @@ def _writing(path: Path) -> Iterator[None]:
     except Exception as error:  # whatever Orbax and TensorStore meet
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"cannot write a checkpoint to {path}: {lines[0]}; make room there or give another directory"
+            f"cannot write a checkpoint to {printable(path)}: {printable(lines[0])}; make room there or give another "
+            "directory"
         ) from error
 
 
@@ -160,7 +183,7 @@ def _check_files(path: Path) -> None:
         wanted = json.loads((path / FINGERPRINTS).read_text())
         found = _fingerprints(path)
         damaged = sorted(name for name in wanted if found.get(name) != wanted[name])
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         damaged = [FINGERPRINTS]
     if damaged:
-        raise InputError(f"the checkpoint {path} is damaged in {', '.join(damaged[:3])}; use another, or train again")
+        raise InputError(f"the checkpoint {path} is damaged in {listed(damaged, 3)}; use another, or train again")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +26,68 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 def _parsed(lines: list[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
-            yield json.loads(line)
-        except ValueError:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
             return
+        if not isinstance(found, dict) or not isinstance(found.get("epoch"), int):
+            return
+        yield found
 
 
 class Records:
     """Adds epochs to what is there up to the epoch that the run goes on from; what is later will come again."""
 
     def __init__(self, workdir: Path, epoch: int, step: int):
-        self.path = workdir / METRICS
+        self.workdir, self.path = workdir, workdir / METRICS
         kept = [line for line in read_metrics(workdir) if line["epoch"] <= epoch]
         unfinished = self.path.with_suffix(".unfinished")
-        unfinished.write_text("".join(map(_line, kept)), encoding="utf-8")
-        unfinished.replace(self.path)
-        from tensorboardX import SummaryWriter  # slow, as it imports PyTorch where there is one
+        # Slow, as tensorboardX imports PyTorch where there is one. Its SummaryWriter would write in a thread, which
+        # prints what goes wrong and raises nothing.
+        from tensorboardX.event_file_writer import EventsWriter
 
-        self.events = SummaryWriter(str(workdir / EVENTS), purge_step=step + 1)
+        with self._writing():
+            unfinished.write_text("".join(map(_line, kept)), encoding="utf-8")
+            unfinished.replace(self.path)
+            (workdir / EVENTS).mkdir(exist_ok=True)
+            self.events = EventsWriter(str(workdir / EVENTS / "events"))
+            self._purge(step + 1)
 
     def add(self, metrics: Mapping[str, Any], step: int, params: Any) -> None:
         """Writes an epoch. Raises InputError where there is no room."""
-        try:
+        with self._writing():
             with self.path.open("a", encoding="utf-8") as lines:
                 lines.write(_line(metrics))
             for name, value in metrics.items():
-                self.events.add_scalar(name, value, step)
+                self._add_scalar(name, value, step)
             for name, threshold in thresholds(params).items():
-                self.events.add_scalar(f"threshold/{name}", threshold, step)
+                self._add_scalar(f"threshold/{name}", threshold, step)
             self.events.flush()
-        except OSError as error:
-            raise InputError(f"cannot write to {self.path.parent}: {error.strerror}; make room") from None
 
     def close(self) -> None:
-        self.events.close()
+        """Raises InputError where there is no room for what is left to write."""
+        with self._writing():
+            self.events.close()
+
+    def _purge(self, step: int) -> None:
+        """TensorBoard hides what earlier files have from this step on."""
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        start = SessionLog(status=SessionLog.START)
+        self.events.write_event(Event(wall_time=time.time(), step=step, file_version="brain.Event:2"))
+        self.events.write_event(Event(wall_time=time.time(), step=step, session_log=start))
+
+    def _add_scalar(self, name: str, value: float | int, step: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        self.events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"cannot write to {self.workdir}: {error.strerror}; make room") from None
 
 
 def thresholds(params: Any) -> dict[str, float]:
