@@ -6,6 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gnsnn_jax.errors import LISTED, LONGEST_NAME, InputError, at_least_one, listed, nearest, printable, shown
+from gnsnn_jax.runtime.config import Config, decode, load_config, settings
 
 NESTED = []
 for _ in range(5000):
@@ -63,3 +64,82 @@ def test_long_lists_count_what_they_leave_out(names):
 def test_counts_of_any_length_are_refused(value):
     with pytest.raises(InputError, match=r"steps must be at (most 1000000|least 1), got an integer of 16610 bits"):
         at_least_one("steps", value)
+
+
+# Settings.
+
+NUMBERS = ["0", "-1", "9" * 30, "-" + "9" * 30, "9" * 5000, "2147483648", "1e400", "-1e400", "1e300", "1e-300", "1.5"]
+NO_NUMBERS = ["nan", "inf", "-inf", "true", "'1'", "1979-05-27", "1_000", "1__000", "0x10", "\u0663", " 4 ", "4 # four"]
+TEXTS = ["", " ", "x" * 5000, "\x1b[31m", "\udc80", "\u202e", "4\nother = 5", "4\n[data]\nname = 'other'", "\0", "a:b"]
+LISTS = ["[", "[1", "[[1]]", "[1e300]", "['a']", "[true]", "{a = 1}", "[" * 5000, "[" * 5000 + "]" * 5000, "[nan]"]
+LISTS += ["[" + "1," * 5000 + "]", "{a = " * 3000 + "1" + "}" * 3000]
+EXTREMES = NUMBERS + NO_NUMBERS + TEXTS + LISTS
+SETTINGS = list(settings())
+
+
+def outcome(call):
+    """What a call returns, or the sentence it refuses with."""
+    try:
+        return call()
+    except InputError as error:
+        sentence = str(error)
+    assert is_plain(sentence), sentence[:500]
+    return sentence
+
+
+def assert_usable(config):
+    """Nothing of it overflows where it is used, and it can be stored."""
+    for name, kind, _ in SETTINGS:
+        section, key = name.split(".")
+        value = getattr(getattr(config, section), key)
+        for number in value if isinstance(value, tuple) else [value]:
+            if isinstance(number, str):
+                number.encode("utf-8")
+            else:
+                assert np.isfinite(np.float32(number))
+                assert -(2**31) <= number < 2**32 or kind is not int
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in SETTINGS])
+def test_every_setting_takes_or_refuses_any_value_in_one_sentence(name, tmp_path):
+    section, key = name.split(".")
+    for value in EXTREMES:
+        found = outcome(lambda value=value: decode({}, "command line", {name: value}))
+        if isinstance(found, Config):
+            assert_usable(found)
+        path = tmp_path / "settings.toml"
+        path.write_text(f"[{section}]\n{key} = {value}\n", encoding="utf-8", errors="surrogateescape")
+        assert isinstance(outcome(lambda path=path: load_config(path)), Config | str)
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kind, _ in SETTINGS if kind is not bool])
+def test_every_setting_has_an_upper_bound(name, kind):
+    value = {str: "x" * 5000, int: "9" * 30, float: "1e30"}.get(kind, "[1e30]")
+    assert name in outcome(lambda: decode({}, "command line", {name: value}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 5000 + "]" * 5000,
+        ".".join("a" * 5000) + " = 1",
+        ".".join("a" * 300) + " = 1",
+        "".join(f"left{n} = 1\n" for n in range(1000)),
+        '"\\u001b[31m" = 1',
+        "x" * 5000 + " = 1",
+        "data = 1",
+        "[[data]]",
+        "data.name = [[[1]]]",
+        "\0",
+        "a = " + "9" * 5000,
+    ],
+    ids=range(11),
+)
+def test_any_tree_of_settings_is_refused_in_one_sentence(text, tmp_path):
+    (tmp_path / "settings.toml").write_text(text)
+    assert "settings.toml" in outcome(lambda: load_config(tmp_path / "settings.toml"))
+
+
+def test_underscores_in_numbers_are_read_as_toml_has_them():
+    assert decode({}, "command line", {"data.image_size": "1_000"}).data.image_size == 1000
+    assert "valid integer" in outcome(lambda: decode({}, "command line", {"data.image_size": "1__000"}))

@@ -27,6 +27,7 @@ def augment(
 
     Raises InputError for images that an operation cannot take.
     """
+    _check_sizes(images, settings)
     part_key, crop_key, flip_key, policy_key, colour_key, cutout_key = jax.random.split(key, 6)
     if settings.resized_crop:
         images = resized_crop(images, part_key)
@@ -42,6 +43,21 @@ def augment(
     if settings.cutout:
         images = cutout(images, cutout_key, settings.cutout)
     return images
+
+
+def _check_sizes(images: Array, settings: Data) -> None:
+    """Raises InputError for settings that would leave nothing of an image to see."""
+    height, width = images.shape[1:3]
+    if settings.crop_padding >= min(height, width):
+        raise InputError(
+            f"data.crop_padding = {settings.crop_padding} makes crops that hold nothing of images of {height}x{width} "
+            f"pixels; choose less than {min(height, width)}"
+        )
+    if settings.cutout >= 2 * max(height, width):
+        raise InputError(
+            f"data.cutout = {settings.cutout} hides all of every image of {height}x{width} pixels; choose less than "
+            f"{2 * max(height, width)}"
+        )
 
 
 def resized_crop(images: Shaped[Array, "B H W C"], key: Array) -> Shaped[Array, "B H W C"]:

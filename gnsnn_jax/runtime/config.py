@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import tomli_w
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from gnsnn_jax.errors import LARGEST_COUNT, InputError, nearest
+from gnsnn_jax.errors import LARGEST_COUNT, InputError, listed, nearest, printable, shown
 
+# Bounds of settings, far beyond any use: within them nothing overflows in float32 or int32.
+LARGEST_NUMBER = 1e6  # of a factor or a rate
+LARGEST_SIDE = 2**13  # of an image, in pixels
+LARGEST_MEMORY = 2.0**20  # GiB
+LARGEST_PIXEL, SMALLEST_DEVIATION = 1e12, 1e-12
+LONGEST_WAIT = 1e9  # seconds
+LONGEST_TEXT = 4096  # characters, as of a path
+_DEEPEST = 3  # levels of the tree of settings: sections, settings, numbers of a list
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -22,51 +30,106 @@ def setting(description: str, **limits) -> Any:
     return Field(description=description, **limits)
 
 
+def _each(smallest: float, largest: float) -> AfterValidator:
+    """Every number of a list lies within these bounds."""
+
+    def check(values: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(smallest <= value <= largest for value in values):
+            raise ValueError(f"each number should be within {smallest:g} and {largest:g}")
+        return values
+
+    return AfterValidator(check)
+
+
 @dataclass(frozen=True, config=_STRICT)
 class Data:
     name: Annotated[
         str,
-        setting("data set: digits, NAME of NAME.npz, or NAME, NAME/CONFIG, NAME:VERSION or folder of a prepared one"),
+        setting(
+            "data set: digits, NAME of NAME.npz, or NAME, NAME/CONFIG, NAME:VERSION or folder of a prepared one",
+            min_length=1,
+            max_length=LONGEST_TEXT,
+        ),
     ] = "digits"
     directory: Annotated[
-        str, setting("where NAME.npz or the prepared set is; empty: where TensorFlow Datasets keeps its sets")
+        str,
+        setting(
+            "where NAME.npz or the prepared set is; empty: where TensorFlow Datasets keeps its sets",
+            max_length=LONGEST_TEXT,
+        ),
     ] = ""
     memory_limit: Annotated[
-        float, setting("GiB that training images may take in memory; a larger prepared set is streamed from disk", ge=0)
+        float,
+        setting(
+            "GiB that training images may take in memory; a larger prepared set is streamed from disk",
+            ge=0,
+            le=LARGEST_MEMORY,
+        ),
     ] = 2.0
     workers: Annotated[
-        int, setting("processes that decode a streamed set, at most one a core; 0: threads of the main one", ge=0)
+        int,
+        setting(
+            "processes that decode a streamed set, at most one a core; 0: threads of the main one",
+            ge=0,
+            le=LARGEST_COUNT,
+        ),
     ] = 16
     test_fraction: Annotated[float, setting("share held out as the test split, where a set has none", gt=0, lt=1)] = (
         0.25
     )
-    image_size: Annotated[int, setting("height and width to resize images to; 0: as stored", ge=0)] = 0
+    image_size: Annotated[int, setting("height and width to resize images to; 0: as stored", ge=0, le=LARGEST_SIDE)] = 0
     mean: Annotated[
-        tuple[float, ...], setting("of the pixels, per channel; []: published or of the training split")
+        tuple[float, ...],
+        setting("of the pixels, per channel; []: published or of the training split"),
+        _each(-LARGEST_PIXEL, LARGEST_PIXEL),
     ] = ()
     deviation: Annotated[
-        tuple[float, ...], setting("of the pixels, per channel; []: published or of the training split")
+        tuple[float, ...],
+        setting("of the pixels, per channel, all positive; []: published or of the training split"),
+        _each(SMALLEST_DEVIATION, LARGEST_PIXEL),
     ] = ()
     validation_fraction: Annotated[float, setting("share of the rest that chooses the best epoch", gt=0, lt=1)] = 0.15
-    crop_padding: Annotated[int, setting("random crop after this many zero pixels on each side; 0: none", ge=0)] = 0
+    crop_padding: Annotated[
+        int,
+        setting(
+            "random crop after this many zero pixels on each side, fewer than the image has; 0: none",
+            ge=0,
+            le=LARGEST_SIDE,
+        ),
+    ] = 0
     resized_crop: Annotated[bool, setting("random part of the image, of 8 to 100 % of its area, at full size")] = False
     flip: Annotated[bool, setting("flip half of the images left to right")] = False
     auto_augment: Annotated[bool, setting("AutoAugment's policy for CIFAR-10, on uint8 images of levels 0..255")] = (
         False
     )
     colour_jitter: Annotated[
-        float, setting("brightness, contrast and saturation by factors up to this far from 1; 0: none", ge=0)
+        float,
+        setting(
+            "brightness, contrast and saturation by factors up to this far from 1; 0: none", ge=0, le=LARGEST_NUMBER
+        ),
     ] = 0.0
-    cutout: Annotated[int, setting("side of the square that is set to the mean; 0: none", ge=0)] = 0
+    cutout: Annotated[
+        int,
+        setting(
+            "side of the square that is set to the mean, which may not hide every image; 0: none",
+            ge=0,
+            le=2 * LARGEST_SIDE,
+        ),
+    ] = 0
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Model:
-    name: Annotated[str, setting("network")] = "resnet10"
+    name: Annotated[str, setting("network", min_length=1, max_length=LONGEST_TEXT)] = "resnet10"
     levels: Annotated[int, setting("number of steps L of the QCFS staircase", ge=1, le=LARGEST_COUNT)] = 8
-    threshold: Annotated[float, setting("initial threshold theta of every activation", gt=0)] = 8.0
-    activation: Annotated[str, setting("qcfs, or relu, which gets its thresholds when it is converted")] = "qcfs"
-    classes: Annotated[int, setting("outputs; 0: as many as the data set has classes", ge=0)] = 0
+    threshold: Annotated[
+        float, setting("initial threshold theta of every activation", ge=1 / LARGEST_NUMBER, le=LARGEST_NUMBER)
+    ] = 8.0
+    activation: Annotated[
+        str,
+        setting("qcfs, or relu, which gets its thresholds when it is converted", min_length=1, max_length=LONGEST_TEXT),
+    ] = "qcfs"
+    classes: Annotated[int, setting("outputs; 0: as many as the data set has classes", ge=0, le=LARGEST_COUNT)] = 0
     dropout_rate: Annotated[float, setting("share of activations dropped in training, in VGG networks", ge=0, lt=1)] = (
         0.0
     )
@@ -74,13 +137,19 @@ class Model:
 
 @dataclass(frozen=True, config=_STRICT)
 class Optimizer:
-    learning_rate: Annotated[float, setting("of SGD at its highest; a cosine takes it to 0", gt=0)] = 0.1
-    warmup_epochs: Annotated[float, setting("in which the learning rate rises from 0 in a line; 0: none", ge=0)] = 0.0
+    learning_rate: Annotated[
+        float, setting("of SGD at its highest; a cosine takes it to 0", gt=0, le=LARGEST_NUMBER)
+    ] = 0.1
+    warmup_epochs: Annotated[
+        float, setting("in which the learning rate rises from 0 in a line; 0: none", ge=0, le=LARGEST_COUNT)
+    ] = 0.0
     momentum: Annotated[float, setting("of SGD", ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, setting("added to the gradient before the momentum, thresholds included", ge=0)] = (
-        5e-4
-    )
-    gradient_norm: Annotated[float, setting("longer gradients are cut to this length; 0: none are", ge=0)] = 0.0
+    weight_decay: Annotated[
+        float, setting("added to the gradient before the momentum, thresholds included", ge=0, le=LARGEST_NUMBER)
+    ] = 5e-4
+    gradient_norm: Annotated[
+        float, setting("longer gradients are cut to this length; 0: none are", ge=0, le=LARGEST_NUMBER)
+    ] = 0.0
     label_smoothing: Annotated[float, setting("share of the label that all classes get alike", ge=0, lt=1)] = 0.0
     micro_batches: Annotated[
         int, setting("parts of a batch computed one after another, to save memory", ge=1, le=LARGEST_COUNT)
@@ -93,15 +162,15 @@ class Optimizer:
 @dataclass(frozen=True, config=_STRICT)
 class Training:
     epochs: Annotated[int, setting("passes over the training split", ge=1, le=LARGEST_COUNT)] = 30
-    batch_size: Annotated[int, setting("samples per step, over all devices", ge=1)] = 64
+    batch_size: Annotated[int, setting("samples per step, over all devices", ge=1, le=LARGEST_COUNT)] = 64
     seed: Annotated[int, setting("of the split, the weights, the order and the augmentation", ge=0, lt=2**32)] = 0
     precision: Annotated[
         Literal["float32", "bfloat16"],
         setting("float32 or bfloat16, in which training computes; parameters and statistics are float32 always"),
     ] = "float32"
-    save_seconds: Annotated[float, setting("at most this long between two saves of the state to resume from", ge=0)] = (
-        60.0
-    )
+    save_seconds: Annotated[
+        float, setting("at most this long between two saves of the state to resume from", ge=0, le=LONGEST_WAIT)
+    ] = 60.0
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -124,24 +193,52 @@ def load_config(path: str | Path, overrides: Mapping[str, str] | None = None) ->
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"cannot read the configuration {path}: {error.strerror}; give a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"the configuration {path} is not valid TOML: {error}") from None
-    return decode(tree, str(path), overrides)
+        raise InputError(
+            f"cannot read the configuration {printable(path)}: {error.strerror}; give a TOML file"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the configuration {printable(path)} is not valid TOML: {_reason(error)}") from None
+    return decode(tree, printable(path), overrides)
 
 
 def decode(tree: dict[str, Any], source: str, overrides: Mapping[str, str] | None = None) -> Config:
     """Checks a tree of settings, with others in their places, against the dataclasses; `source` is named in errors."""
     types = {name: kind for name, kind, _ in settings()}
     for name, text in (overrides or {}).items():
-        _put(tree, name, text if types.get(name) is str else _parse(text))
+        _put(tree, name, text if types.get(name) is str else _parse(name, text))
+    _check_depth(tree, source)
     try:
-        return TypeAdapter(Config).validate_json(
-            json.dumps(tree, default=lambda value: {type(value).__name__: str(value)})
-        )
+        return TypeAdapter(Config).validate_json(_as_json(tree, source))
     except ValidationError as error:
-        found = "; ".join(_explain(problem) for problem in error.errors())
-        raise InputError(f"{source}: {found}") from None
+        raise InputError(f"{source}: {listed(map(_explain, error.errors()), separator='; ')}") from None
+
+
+def _check_depth(tree: Any, source: str, name: str = "", levels: int = _DEEPEST) -> None:
+    """Raises InputError where lists and sections hold each other over more levels than settings do."""
+    parts = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    if parts and not levels:
+        raise InputError(f"{source}: {printable(name)} is nested too deeply")
+    for key, part in parts:
+        _check_depth(part, source, f"{name}.{key}" if name else str(key), levels - 1)
+
+
+def _as_json(tree: dict[str, Any], source: str) -> str:
+    """Raises InputError for what JSON cannot hold: bytes that are no text, integers of thousands of digits."""
+    try:
+        text = json.dumps(tree, default=lambda value: {type(value).__name__: str(value)}, ensure_ascii=False)
+        text.encode("utf-8")
+    except ValueError as error:
+        raise InputError(f"{source}: {_reason(error)}") from None
+    return text
+
+
+def _reason(error: Exception) -> str:
+    """What Python means by an error in reading, in the words of somebody who writes a configuration."""
+    if isinstance(error, RecursionError):
+        return "lists or tables are nested too deeply"
+    if isinstance(error, UnicodeError):
+        return "it holds bytes that are no text in UTF-8"
+    return "a number has too many digits" if "int_max_str_digits" in str(error) else printable(error)
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -175,12 +272,15 @@ def settings(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, type,
             yield prefix + item.name, kind, hint.__metadata__[0].description
 
 
-def _parse(text: str) -> Any:
-    """A value as TOML would have it; a bare word is a string."""
+def _parse(name: str, text: str) -> Any:
+    """A value as TOML would have it; a bare word, or more than a value, is a string."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: {_reason(error)}, got {shown(text)}") from None
+    return found["value"] if len(found) == 1 else text
 
 
 def _put(tree: dict[str, Any], name: str, value: Any) -> None:
@@ -188,18 +288,20 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
     for part in path:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
-            raise InputError(f"cannot set {name}: {part} is a value in the configuration, not a section")
+            raise InputError(
+                f"cannot set {printable(name)}: {printable(part)} is a value in the configuration, not a section"
+            )
     tree[last] = value
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
     *section, key = (str(part) for part in problem["loc"])
-    name = ".".join([*section, key])
+    name = printable(".".join([*section, key]))
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = _known(section)
         return f"unknown setting {name}, known there are {', '.join(known)}{nearest(key, known)}"
-    message = problem["msg"][:1].lower() + problem["msg"][1:]
-    return f"{name}: {message}, got {problem['input']!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {message[:1].lower()}{message[1:]}, got {shown(problem['input'])}"
 
 
 def _known(section: list[str]) -> list[str]:
