@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, printable
+
+LONGEST_REASON = 400  # characters of the error of another library within a sentence
 
 
 def known_to_jax(leaf: Any) -> bool:
@@ -56,5 +58,5 @@ def holds_numbers(array: Any) -> bool:
 
 def first_line(error: BaseException) -> str:
     """The kind of an error and the first paragraph of what it says, in one line."""
-    said = " ".join(str(error).split("\n\n")[0].split())
+    said = printable(" ".join(str(error).split("\n\n")[0].split()), LONGEST_REASON)
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

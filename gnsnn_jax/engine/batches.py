@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from gnsnn_jax.engine.arrays import as_array, first_line, holds_numbers, is_array
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, listed, shown
 
 A_BATCH = "a batch holds the arguments of the network after its variables, one array or a tuple of several"
 SHOWN_ENTRIES = 4  # of a dict or a list, in errors
@@ -58,8 +58,8 @@ class Batches(NamedTuple):
         return function
 
     def _refusal(self, batch: tuple, reason: str) -> str:
-        shown = " and ".join(map(_shown, batch))
-        return f"the network cannot take a batch of {shown}: {reason}; {A_BATCH}; {self._way_out(batch)}"
+        given = " and ".join(map(_shown, batch))
+        return f"the network cannot take a batch of {given}: {reason}; {A_BATCH}; {self._way_out(batch)}"
 
     def _check_in_front(self, batch: tuple, outputs: Any) -> None:
         sizes = {len(leaf) for leaf in jax.tree.leaves(batch) if is_array(leaf) and leaf.ndim}
@@ -171,13 +171,9 @@ def _shown(value: Any) -> str:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, Mapping):
-        return "{" + _listed([f"{key!r}: {_shown(each)}" for key, each in value.items()]) + "}"
+        return "{" + listed((f"{shown(key)}: {_shown(each)}" for key, each in value.items()), SHOWN_ENTRIES) + "}"
     if isinstance(value, (list, tuple)):
-        return f"a {type(value).__name__} of {_listed(list(map(_shown, value[: SHOWN_ENTRIES + 1])))}"
+        return f"a {type(value).__name__} of {listed(map(_shown, value), SHOWN_ENTRIES) or 'nothing'}"
     if value is None or isinstance(value, (str, Number)):
-        return repr(value)
+        return shown(value)
     return f"an object of type {type(value).__name__}"
-
-
-def _listed(entries: list[str]) -> str:
-    return ", ".join([*entries[:SHOWN_ENTRIES], "…"] if len(entries) > SHOWN_ENTRIES else entries) or "nothing"
