@@ -1,7 +1,6 @@
 """Converts a trained network into spiking ones and compares them at several numbers of time-steps."""
 
 import sys
-from pathlib import Path
 
 from gnsnn_jax.data.sets import Dataset, load_dataset
 from gnsnn_jax.method.methods import parse_methods
@@ -14,31 +13,36 @@ from gnsnn_jax.runtime.command_line import (
     Parser,
     console,
     count,
+    directory,
+    integer,
     keep_compilations,
     parse_steps,
     probability,
     run_script,
     separated,
+    word,
 )
 from gnsnn_jax.runtime.devices import add_process_options, in_first, start_processes
 
 
 def parse(arguments: list[str] | None = None):
     parser = Parser(prog="convert.py", description=__doc__)
-    parser.add_argument("run", nargs="?", type=Path, help="run directory of train.py (the newest under runs/)")
+    parser.add_argument("run", nargs="?", type=directory, help="run directory of train.py (the newest under runs/)")
     parser.add_argument(
-        "--methods", nargs="+", default=["if", "gn", "cos", "gn+cos"], metavar="METHOD",
+        "--methods", nargs="+", type=word, default=["if", "gn", "cos", "gn+cos"], metavar="METHOD",
         help="neurons and calibrations, joined by + (if gn cos gn+cos)",
     )  # fmt: skip
     parser.add_argument(
-        "--steps", nargs="+", default=["1,2,4,8,16,32"], metavar="T", help="time-steps T (1 2 4 8 16 32)"
+        "--steps", nargs="+", type=word, default=["1,2,4,8,16,32"], metavar="T", help="time-steps T (1 2 4 8 16 32)"
     )
     parser.add_argument("--members", type=count, help="members m of a group neuron (the levels L)")
     parser.add_argument("--probe-steps", type=count, help="probe steps of COS, rho (the levels L)")
     parser.add_argument("--passes", type=count, default=1, help="passes of COS (1)")
-    parser.add_argument("--thresholds", metavar="RULE", help="for ReLUs: mse, percentile, max, balance (by method)")
     parser.add_argument(
-        "--channel-axis", type=int, metavar="AXIS",
+        "--thresholds", type=word, metavar="RULE", help="for ReLUs: mse, percentile, max, balance (by method)"
+    )
+    parser.add_argument(
+        "--channel-axis", type=integer, metavar="AXIS",
         help="for ReLUs: a threshold for each channel, -1 for channels last and -3 for [C, H, W] (one an activation)",
     )  # fmt: skip
     parser.add_argument("--batch-size", type=count, default=256, help="samples at a time (256)")

@@ -8,7 +8,7 @@ from pathlib import Path
 from gnsnn_jax.data.sets import load_dataset
 from gnsnn_jax.report.plots import plot_curves
 from gnsnn_jax.runs.directories import CONFIG, CURVES, check_resumed, create_run, default_workdir, resumed_run
-from gnsnn_jax.runtime.command_line import Parser, console, directory, run_script
+from gnsnn_jax.runtime.command_line import Parser, console, directory, file, run_script
 from gnsnn_jax.runtime.config import load_config, settings
 from gnsnn_jax.runtime.devices import add_process_options, agreed_time, in_first, start_processes
 from gnsnn_jax.training.experiment import run_experiment
@@ -21,7 +21,7 @@ DIGITS = Path(__file__).parent / "configs" / "digits.toml"
 def parse(arguments: list[str] | None = None):
     """The command line, and the settings on it as text by dotted name."""
     parser = Parser(prog="train.py", description=__doc__)
-    parser.add_argument("config", nargs="?", type=Path, help="TOML file (configs/digits.toml)")
+    parser.add_argument("config", nargs="?", type=file, help="TOML file (configs/digits.toml)")
     parser.add_argument("--workdir", type=directory, help="run directory (runs/NAME-DATE-TIME)")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--overwrite", action="store_true", help="set the run that the directory holds aside")

@@ -12,10 +12,11 @@ import tensorflow_datasets as tfds
 from prepared_sets import encoded, numbered, write_set
 
 import gnsnn_jax as gs
+from gnsnn_jax.data import arrays as arrays_module
 from gnsnn_jax.data import sets as data_module
 from gnsnn_jax.data.batches import PADDING, Split
 from gnsnn_jax.data.order import FixedOrder
-from gnsnn_jax.data.sets import check_finite, load_dataset, normalise, statistics
+from gnsnn_jax.data.sets import check_finite, load_dataset, normalise, read_in_order, statistics
 from gnsnn_jax.data.statistics import PUBLISHED
 from gnsnn_jax.runtime.config import Data
 
@@ -81,6 +82,17 @@ def test_data_sets_of_the_users_own_come_from_npz_files(tmp_path):
         ({"labels": np.zeros(40)}, "integers from 0, got .* float64"),
         ({"images": np.full((40, 5, 5, 3), np.nan)}, "NaN or infinite"),
         ({"images": np.zeros((40, 5, 5), np.uint8)}, r"must be \[N, H, W, C\]"),
+        ({"images": np.zeros((40, 5, 5, 0), np.uint8)}, r"none of them 0, .* got uint8\[40, 5, 5, 0\]"),
+        ({"images": np.zeros((40, 0, 5, 3))}, r"none of them 0, .* got float64\[40, 0, 5, 3\]"),
+        ({"images": np.zeros((40, 5, 0, 3))}, r"none of them 0, .* got float64\[40, 5, 0, 3\]"),
+        ({"images": np.zeros((0, 5, 5, 3)), "labels": np.zeros(0, int)}, r"none of them 0, .* int64\[0\]"),
+        ({"images": np.full((40, 5, 5, 3), 1e39)}, "hold 3000 values that are NaN or infinite"),
+        ({"labels": np.full(40, 2**32 - 1, np.uint32)}, r"labels must be below 1000000, got 4294967295"),
+        ({"labels": np.full(40, 2**32 + 1)}, r"labels must be below 1000000, got 4294967297"),
+        ({"labels": np.full(40, 2**64 - 1, np.uint64)}, r"labels must be below 1000000, got 18446744073709551615"),
+        ({"labels": np.full(40, -1, np.int8)}, "integers from 0"),
+        ({"\x1b[31m": np.zeros(3), "labels": None}, r"holds images, \\x1b\[31m, but images and labels"),
+        ({"labels": None} | {f"array{n}": np.zeros(1) for n in range(1000)}, r"array8 and 991 more, but"),
     ],
 )
 def test_npz_files_of_another_form_are_refused(change, message, tmp_path):
@@ -88,6 +100,51 @@ def test_npz_files_of_another_form_are_refused(change, message, tmp_path):
     np.savez(tmp_path / "mine.npz", **arrays)
     with pytest.raises(gs.InputError, match=message):
         load_dataset(Data(name="mine", directory=str(tmp_path)), 0)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"images": np.zeros((8, 6, 5, 3), np.uint8)}, r"uint8\[6, 5, 3\], but the training images uint8\[5, 5, 3\]"),
+        ({"images": np.zeros((8, 5, 5, 1), np.uint8)}, r"uint8\[5, 5, 1\], but the training images uint8\[5, 5, 3\]"),
+        ({"images": np.zeros((8, 5, 5, 3))}, r"float32\[5, 5, 3\], but the training images uint8\[5, 5, 3\]"),
+        ({"images": np.full((8, 5, 5, 3), 1e39)}, r"the test_images of .* hold 600 values that are NaN or infinite"),
+        ({"labels": np.full(8, 2**32)}, r"test_labels must be below 1000000, got 4294967296"),
+    ],
+)
+def test_test_images_have_the_form_of_the_training_images(own, message, tmp_path):
+    held = arrays_of(8) | own
+    np.savez(tmp_path / "mine.npz", **arrays_of(), test_images=held["images"], test_labels=held["labels"])
+    with pytest.raises(gs.InputError, match=message):
+        load_dataset(Data(name="mine", directory=str(tmp_path)), 0)
+
+
+def test_test_images_of_another_size_are_taken_where_all_are_resized(tmp_path):
+    own = arrays_of(8, side=7)
+    np.savez(tmp_path / "mine.npz", **arrays_of(), test_images=own["images"], test_labels=own["labels"])
+    dataset = load_dataset(Data(name="mine", directory=str(tmp_path), image_size=6), 0)
+    assert dataset.test.image_shape == dataset.train.image_shape == (6, 6, 3)
+
+
+def test_images_that_memory_cannot_hold_are_refused_before_they_are_made(monkeypatch):
+    monkeypatch.setattr(arrays_module, "_memory", lambda: 2.0**30)
+    with pytest.raises(gs.InputError, match=r"1797 images of 8192x8192 pixels take 449\.2 GiB, .*data\.image_size"):
+        load_dataset(Data(image_size=8192), 0)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 2000, "\0", "\x1b[31m", "a\nb", "/", "../..", "~nobody/x"])
+def test_names_that_no_set_can_have_are_refused_in_one_short_sentence(name, tmp_path):
+    for directory in (tmp_path, "", "~nobody", "\0", "x" * 300):
+        with pytest.raises(gs.InputError) as caught:
+            load_dataset(Data(name=name, directory=str(directory)), 0)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 2000
+
+
+def test_a_batch_is_no_larger_than_the_split():
+    split = Split(np.arange(24, dtype=np.uint8).reshape(6, 2, 2, 1), np.arange(6, dtype=np.int32))
+    (batch,) = read_in_order(split, 10**6)
+    assert batch.labels.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_npz_files_that_are_missing_or_damaged_are_refused(tmp_path):

@@ -1,13 +1,19 @@
 """Values at the edge of what can be written: each is taken or refused in one short sentence, and nothing else."""
 
+import runpy
+from argparse import ArgumentTypeError, Namespace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gnsnn_jax.errors import LISTED, LONGEST_NAME, InputError, at_least_one, listed, nearest, printable, shown
+from gnsnn_jax.runtime.command_line import integer, run_script
 from gnsnn_jax.runtime.config import Config, decode, load_config, settings
 
+ROOT = Path(__file__).parent.parent
 NESTED = []
 for _ in range(5000):
     NESTED = [NESTED]
@@ -143,3 +149,77 @@ def test_any_tree_of_settings_is_refused_in_one_sentence(text, tmp_path):
 def test_underscores_in_numbers_are_read_as_toml_has_them():
     assert decode({}, "command line", {"data.image_size": "1_000"}).data.image_size == 1000
     assert "valid integer" in outcome(lambda: decode({}, "command line", {"data.image_size": "1__000"}))
+
+
+# Command lines.
+
+
+def parser_of(script):
+    return runpy.run_path(str(ROOT / script))["parse"]
+
+
+def options_of(script):
+    """Those that are not settings."""
+    found = parser_of(script)([])
+    command = found[0] if isinstance(found, tuple) else found
+    return [f"--{name.replace('_', '-')}" for name in vars(command) if name not in ("run", "config")]
+
+
+@pytest.mark.parametrize("script", ["train.py", "convert.py"])
+def test_every_option_takes_or_refuses_any_value_in_one_sentence(script):
+    parse, options = parser_of(script), options_of(script)
+    assert len(options) > 5
+    for option in [*options, "", "--unknown"]:
+        for value in EXTREMES:
+            argument = f"{option}={value}" if option else value
+            found = outcome(lambda argument=argument: parse([argument]))
+            assert isinstance(found, Namespace | tuple | str)
+
+
+@pytest.mark.parametrize("script", ["train.py", "convert.py"])
+def test_no_option_and_no_path_may_be_empty(script):
+    parse = parser_of(script)
+    for option in options_of(script):
+        assert option in outcome(lambda option=option: parse([f"{option}="]))
+    assert "needs a name" in outcome(lambda: parse([""]))
+
+
+@pytest.mark.parametrize("text", EXTREMES)
+def test_integers_are_those_of_toml(text):
+    try:
+        found = str(integer(text))
+    except ArgumentTypeError as error:
+        found = str(error)
+    assert is_plain(found)
+    assert "is not an integer" in found or found == text.strip().replace("_", "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("\x1b[31m\n" + "x" * 10**6),
+        OSError(36, "File name too long", "\x1b" + "x" * 10**5),
+        MemoryError(),
+        KeyboardInterrupt(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_reaches_a_terminal_moves_no_cursor_and_floods_nothing(error, capsys):
+    def fail():
+        raise error
+
+    assert run_script("script", fail) in (2, 130)
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 <= len(lines) <= 2
+    assert all(line.isprintable() and len(line) < 4000 for line in lines)
+
+
+def test_an_option_without_a_value_takes_nothing_else(refused):
+    assert "--network: it must not be empty" in refused("convert.py", "--network", "")
+    assert "a directory needs a name" in refused("convert.py", "")
+    assert "File name too long" in refused("convert.py", "x" * 5000)
+    assert "unknown data set" in refused("train.py", "--data.name", "x" * 4000)
+    assert "File name too long" in refused("train.py", "--data.name", "x" * 4000, "--data.directory", ".")
+    assert "nested too deeply" in refused("train.py", "--data.mean", "[" * 5000 + "]" * 5000)
+    assert "less than 8" in refused("train.py", "--data.crop_padding", "8")
+    assert "less than 16" in refused("train.py", "--data.cutout", "16")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import numpy as np
 
 from gnsnn_jax._types import Float, Shaped
 from gnsnn_jax.data.batches import Split
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import LARGEST_COUNT, InputError, listed, printable
 
 
 def read_npz(path: Path) -> tuple[Split, Split | None]:
@@ -19,10 +22,12 @@ def read_npz(path: Path) -> tuple[Split, Split | None]:
     Raises InputError for a file that is damaged and for arrays of another form.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with warnings.catch_warnings(action="ignore"), path.open("rb") as file, np.load(file) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except Exception as error:  # whatever numpy meets in a damaged file
-        raise InputError(f"{path} cannot be read ({type(error).__name__}); it is damaged or no .npz file") from None
+        raise InputError(
+            f"{printable(path)} cannot be read ({type(error).__name__}); it is damaged or no .npz file"
+        ) from None
     test = _checked(path, arrays, "test_") if "test_images" in arrays else None
     return _checked(path, arrays, ""), test
 
@@ -32,19 +37,42 @@ def _checked(path: Path, arrays: Mapping[str, np.ndarray], prefix: str) -> Split
     images, labels = arrays.get(f"{prefix}images"), arrays.get(f"{prefix}labels")
     if images is None or labels is None:
         raise InputError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}, but {prefix}images and {prefix}labels are wanted"
+            f"{printable(path)} holds {listed(arrays) or 'nothing'}, but {prefix}images and {prefix}labels are wanted"
         )
     kinds = (
         np.issubdtype(images.dtype, np.floating) or images.dtype == np.uint8,
         np.issubdtype(labels.dtype, np.integer),
     )
-    if images.ndim != 4 or labels.shape != images.shape[:1] or not all(kinds) or not len(labels) or labels.min() < 0:
+    if images.ndim != 4 or labels.shape != images.shape[:1] or not all(kinds) or not images.size or labels.min() < 0:
         raise InputError(
-            f"{path}: {prefix}images must be [N, H, W, C] in uint8 or floating point and {prefix}labels [N] integers "
-            f"from 0, got {images.dtype}{list(images.shape)} and {labels.dtype}{list(labels.shape)}"
+            f"{printable(path)}: {prefix}images must be [N, H, W, C] in uint8 or floating point, none of them 0, and "
+            f"{prefix}labels [N] integers from 0, got {images.dtype}{list(images.shape)} and "
+            f"{labels.dtype}{list(labels.shape)}"
         )
-    check_finite(images, f"the images of {path}")
-    return Split(images if images.dtype == np.uint8 else images.astype(np.float32), labels.astype(np.int32))
+    if labels.max() >= LARGEST_COUNT:
+        raise InputError(
+            f"{printable(path)}: {prefix}labels must be below {LARGEST_COUNT}, got {labels.max()}; number the classes "
+            "from 0"
+        )
+    images = _in_float32(images) if images.dtype != np.uint8 else images
+    check_finite(images, f"the {prefix}images of {printable(path)}")
+    return Split(images, labels.astype(np.int32))
+
+
+def _in_float32(images: np.ndarray) -> np.ndarray:
+    """What is too large becomes infinite."""
+    with np.errstate(over="ignore"):
+        return images.astype(np.float32)
+
+
+def check_same_form(train: Split, test: Split | None, what: str) -> None:
+    """Raises InputError where the test images are of another size, type or number of channels."""
+    form = lambda split: f"{split.images.dtype}{list(split.image_shape)}"
+    if test and form(test) != form(train):
+        raise InputError(
+            f"the test images of {printable(what)} are {form(test)}, but the training images {form(train)}; store both "
+            "in the same form"
+        )
 
 
 def check_finite(images: np.ndarray, what: str) -> None:
@@ -55,9 +83,22 @@ def check_finite(images: np.ndarray, what: str) -> None:
 
 
 def resize(images: Shaped[np.ndarray, "N H W C"], side: int) -> Float[np.ndarray, "N side side C"]:
-    """Images of another size by bilinear interpolation, in float32."""
+    """Images of another size by bilinear interpolation, in float32. Raises InputError where memory cannot hold them."""
+    needed, held = 4 * len(images) * side**2 * images.shape[-1], _memory()
+    if needed > held:
+        raise InputError(
+            f"{len(images)} images of {side}x{side} pixels take {needed / 2**30:.1f} GiB, but this machine has "
+            f"{held / 2**30:.1f}; choose a smaller data.image_size (--image-size)"
+        )
     resized = jax.image.resize(images.astype(np.float32), (len(images), side, side, images.shape[-1]), "bilinear")
     return np.asarray(resized)
+
+
+def _memory() -> float:
+    """Bytes of memory of this machine; infinite where it does not say."""
+    names = ("SC_PHYS_PAGES", "SC_PAGE_SIZE")
+    known = hasattr(os, "sysconf") and all(name in os.sysconf_names for name in names)
+    return float(math.prod(map(os.sysconf, names))) if known else math.inf
 
 
 def split_by_class(whole: Split, fraction: float, seed: int, setting: str) -> tuple[Split, Split]:
@@ -67,5 +108,7 @@ def split_by_class(whole: Split, fraction: float, seed: int, setting: str) -> tu
     try:
         parts = train_test_split(*whole, test_size=fraction, random_state=seed, stratify=whole.labels, shuffle=True)
     except ValueError as error:
-        raise InputError(f"{setting} = {fraction} cannot split {len(whole.labels)} samples: {error}") from None
+        raise InputError(
+            f"{setting} = {fraction} cannot split {len(whole.labels)} samples: {printable(error)}"
+        ) from None
     return Split(parts[0], parts[2]), Split(parts[1], parts[3])

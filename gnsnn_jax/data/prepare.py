@@ -21,14 +21,14 @@ from gnsnn_jax.data.prepared import (
     reason_of,
 )
 from gnsnn_jax.errors import InputError, nearest
-from gnsnn_jax.runtime.command_line import Parser, console, directory, run_script
+from gnsnn_jax.runtime.command_line import Parser, console, directory, run_script, word
 
 PATIENCE = 10.0  # seconds that a server may take to answer
 
 
 def parse(arguments: list[str] | None = None):
     parser = Parser(prog="python -m gnsnn_jax.data.prepare", description=__doc__)
-    parser.add_argument("name", help="as TensorFlow Datasets names it: cifar10, or with /CONFIG or :VERSION")
+    parser.add_argument("name", type=word, help="as TensorFlow Datasets names it: cifar10, or with /CONFIG or :VERSION")
     parser.add_argument("--data-dir", type=directory, help=f"where to put it ({default_directory()})")
     parser.add_argument("--manual-dir", type=directory, help="where the files are that one has to download by hand")
     return parser.parse_args(arguments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gnsnn_jax.data.images import MODES
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, listed, printable, shown
 
 INFO = "dataset_info.json"  # is in every folder that TensorFlow Datasets finished
 FORMAT = "array_record"
@@ -118,13 +117,14 @@ def find_folder(name: Name, directory: Path) -> Path | None:
         configs = [path for path in _folders(place) if _versions(path)]
         if len(configs) > 1:
             raise InputError(
-                f"{place} holds several configurations of {name.path!r}; name one of them: "
-                + ", ".join(f"{name.path}/{path.name}" for path in configs)
+                f"{printable(place)} holds several configurations of {shown(name.path)}; name one of them: "
+                + listed(f"{name.path}/{path.name}" for path in configs)
             )
         versions = _versions(configs[0]) if configs else {}
     if name.version and versions and name.version not in versions:
         raise InputError(
-            f"there is no version {name.version} of {name.path!r} in {place}; there is {', '.join(versions)}"
+            f"there is no version {printable(name.version)} of {shown(name.path)} in {printable(place)}; there is "
+            f"{listed(versions)}"
         )
     return versions[name.version] if name.version and versions else next(reversed(versions.values()), None)
 
@@ -140,7 +140,7 @@ def _folders(place: Path) -> list[Path]:
 
 
 def how_to_prepare(name: str, directory: Path | str) -> str:
-    return f"python -m gnsnn_jax.data.prepare {name} --data-dir {directory}"
+    return f"python -m gnsnn_jax.data.prepare {printable(name)} --data-dir {printable(directory)}"
 
 
 def open_prepared(folder: Path) -> Prepared:
@@ -211,8 +211,10 @@ def image_and_label(info: Any, what: Path | str) -> tuple[str, str]:
         return named
     found = [[key for key, feature in features.items() if isinstance(feature, kind)] for kind in kinds]
     if any(len(keys) != 1 for keys in found):
-        held = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in sorted(features.items()))
-        raise InputError(f"{what} is no set for classification: wanted are one Image and one ClassLabel, got {held}")
+        held = listed(f"{key}: {type(feature).__name__}" for key, feature in sorted(features.items()))
+        raise InputError(
+            f"{printable(what)} is no set for classification: wanted are one Image and one ClassLabel, got {held}"
+        )
     return found[0][0], found[1][0]
 
 
@@ -228,7 +230,12 @@ def _records(builder: Any, split: str, image: str, label: str, folder: Path) -> 
 
 
 def allow_many_files() -> None:
-    """Raises this process's limit of open files: each file of a set stays open, and the usual limit is 1024."""
+    """Raises this process's limit of open files, where there is one: each file of a set stays open, and the usual
+    limit is 1024."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
@@ -237,4 +244,4 @@ def allow_many_files() -> None:
 
 def reason_of(error: Exception) -> str:
     """The type of an error and the first line of what it says."""
-    return f"{type(error).__name__}: {error}".splitlines()[0][:_LONGEST_REASON]
+    return printable(f"{type(error).__name__}: {error}".splitlines()[0], _LONGEST_REASON)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gnsnn_jax.data.arrays import check_finite, read_npz, resize, split_by_class
+from gnsnn_jax.data.arrays import check_finite, check_same_form, read_npz, resize, split_by_class
 from gnsnn_jax.data.batches import Batch, Split
 from gnsnn_jax.data.images import Centre, Part, random_part, whole_image
 from gnsnn_jax.data.order import FixedOrder, share_of_process
@@ -27,7 +27,7 @@ from gnsnn_jax.data.prepared import (
 )
 from gnsnn_jax.data.statistics import PUBLISHED, Statistics, choose_statistics, normalise, statistics
 from gnsnn_jax.data.streaming import Stream, usable_cores
-from gnsnn_jax.errors import InputError, nearest
+from gnsnn_jax.errors import InputError, nearest, printable, shown
 from gnsnn_jax.runtime import devices
 from gnsnn_jax.runtime.command_line import progress_bar
 from gnsnn_jax.runtime.config import Data
@@ -85,10 +85,24 @@ def load_dataset(settings: Data, seed: int) -> Dataset:
     """
     if settings.name in DATASETS:
         return _from_arrays(settings, DATASETS[settings.name](), None, seed)
+    found = _found(settings)
+    if found.is_file():
+        return _from_arrays(settings, *read_npz(found), seed)
+    return _from_records(settings, open_prepared(found), seed)
+
+
+def _found(settings: Data) -> Path:
+    """The file or the folder of a set. Raises InputError where there is none, and for a name that none can have."""
     npz = Path(settings.directory) / f"{settings.name}.npz"
-    if settings.directory and npz.is_file():
-        return _from_arrays(settings, *read_npz(npz), seed)
-    return _from_records(settings, open_prepared(_folder(settings, npz)), seed)
+    try:
+        return npz if settings.directory and npz.is_file() else _folder(settings, npz)
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with a null character, of an unknown user
+        raise InputError(
+            f"there can be no data set {shown(settings.name)} in {shown(settings.directory)}: "
+            f"{getattr(error, 'strerror', None) or printable(error)}"
+        ) from None
 
 
 def _folder(settings: Data, npz: Path) -> Path:
@@ -98,10 +112,10 @@ def _folder(settings: Data, npz: Path) -> Path:
     if folder is None:
         built_in = ", ".join(sorted(DATASETS)) + nearest(settings.name, DATASETS)
         raise InputError(
-            f"unknown data set {settings.name!r}: built in are {built_in}; of others there is neither "
-            f"{npz if settings.directory else 'data.directory (--data-dir) with a file NAME.npz'} nor a folder "
-            f"{place_of(name, directory)}, which `{how_to_prepare(name.path, directory)}` makes of a set that "
-            "TensorFlow Datasets knows"
+            f"unknown data set {shown(settings.name)}: built in are {built_in}; of others there is neither "
+            f"{printable(npz) if settings.directory else 'data.directory (--data-dir) with a file NAME.npz'} nor a "
+            f"folder {printable(place_of(name, directory))}, which `{how_to_prepare(name.path, directory)}` makes of a "
+            "set that TensorFlow Datasets knows"
         )
     return folder
 
@@ -112,6 +126,7 @@ def _from_arrays(settings: Data, whole: Split, test: Split | None, seed: int) ->
         whole, test = (
             part and part._replace(images=resize(part.images, settings.image_size)) for part in (whole, test)
         )
+    check_same_form(whole, test, settings.name)
     splits = _split_arrays(settings, whole, test, seed)
     num_classes = int(max(split.labels.max() for split in splits)) + 1
     measured = lambda: statistics(splits[0].images)
@@ -197,7 +212,7 @@ def _measured(splits: tuple[Split | Stream, ...], seed: int) -> Statistics:
 
 def read_in_order(split: Split | Stream, batch_size: int) -> Iterator[Batch]:
     """This process's part of each batch of a split, padded so that it splits evenly over the devices."""
-    order = FixedOrder(split.count, devices.next_multiple(batch_size), share_of_process())
+    order = FixedOrder(split.count, devices.next_multiple(min(batch_size, split.count)), share_of_process())
     return split.read(order, range(order.steps))
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax._types import Array, Float, Int, Shaped
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, shown
 from gnsnn_jax.runtime.config import Data
 
 _LEVELS = 256  # of a pixel in uint8
@@ -47,7 +47,7 @@ def choose_statistics(settings: Data, channels: int, otherwise: Callable[[], Sta
         given = getattr(settings, name)
         if given and (len(given) != channels or (name == "deviation" and min(given) <= 0)):
             raise InputError(
-                f"data.{name} = {list(given)} does not fit images of {channels} channels; give a number for each"
+                f"data.{name} = {shown(list(given))} does not fit images of {channels} channels; give a number for each"
                 + (", all positive" if name == "deviation" else "")
             )
     if settings.mean and settings.deviation:

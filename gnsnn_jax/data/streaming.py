@@ -162,6 +162,9 @@ def _next(decoded: Iterator[Batch]) -> Batch:
 @contextmanager
 def _held_back(signals: Iterable[int]) -> Iterator[None]:
     """No process that is started within the context is reached by the signals, until it says itself what they do."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield

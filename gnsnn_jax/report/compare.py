@@ -18,7 +18,7 @@ from rich.table import Table
 from gnsnn_jax.errors import InputError
 from gnsnn_jax.report.pictures import DOTS, cycle, method_style, method_title, plain, time_axis
 from gnsnn_jax.report.plots import figure_of
-from gnsnn_jax.runtime.command_line import Parser, console, run_script
+from gnsnn_jax.runtime.command_line import Parser, console, directory, file, run_script
 
 REPORT = "report.json"
 MODEL = "45 nm, float32, compute only"  # of energy, in the table and the picture
@@ -38,8 +38,10 @@ class Line(NamedTuple):
 
 def parse(arguments: list[str] | None = None):
     parser = Parser(prog="compare", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directories that convert.py has been over")
-    parser.add_argument("--output", type=Path, default=Path("compare.png"), help="picture to write (compare.png)")
+    parser.add_argument(
+        "runs", nargs="+", type=directory, metavar="RUN", help="directories that convert.py has been over"
+    )
+    parser.add_argument("--output", type=file, default=Path("compare.png"), help="picture to write (compare.png)")
     return parser.parse_args(arguments)
 
 

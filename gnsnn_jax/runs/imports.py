@@ -7,36 +7,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gnsnn_jax.runtime.command_line import directory
+from gnsnn_jax.data.sets import Dataset, load_dataset
 from gnsnn_jax.errors import InputError
+from gnsnn_jax.interop.functions import by_path, own_network
 from gnsnn_jax.interop.weights import load_weights
 from gnsnn_jax.runs import checkpoints
-from gnsnn_jax.runtime import devices
-from gnsnn_jax.runtime.config import Config, decode
-from gnsnn_jax.data.sets import Dataset, load_dataset
-from gnsnn_jax.runs.network import network_of
-from gnsnn_jax.interop.functions import by_path, own_network
 from gnsnn_jax.runs.directories import CHECKPOINTS, Run, check_numbers, check_workdir, create_run, default_workdir
+from gnsnn_jax.runs.network import network_of
+from gnsnn_jax.runtime import devices
+from gnsnn_jax.runtime.command_line import directory, file, word
+from gnsnn_jax.runtime.config import Config, decode
 
 OWN_LEVELS = "16"  # of the neurons that a user's own network gets, unless told
 
 
 def add_import_options(group: Any) -> None:
     """The options of the command line that describe a network and the data it was trained on."""
-    group.add_argument("--weights", type=Path, metavar="FILE", help=".safetensors, .npz or .pth in the published names")
-    group.add_argument("--network", metavar="MODULE:FUNCTION", help="of yours, which returns (apply, variables)")
-    group.add_argument("--model", help="network that the weights belong to, such as vgg16")
+    group.add_argument("--weights", type=file, metavar="FILE", help=".safetensors, .npz or .pth in the published names")
+    group.add_argument(
+        "--network", type=word, metavar="MODULE:FUNCTION", help="of yours, which returns (apply, variables)"
+    )
+    group.add_argument("--model", type=word, help="network that the weights belong to, such as vgg16")
     group.add_argument(
         "--levels",
+        type=word,
         help=f"levels L that the weights were trained with; of a --network, members and probe steps ({OWN_LEVELS})",
     )
-    group.add_argument("--classes", help="outputs of the weights (as many as the data set has classes)")
-    group.add_argument("--dataset", help="data set to test it on")
-    group.add_argument("--data-dir", help="where NAME.npz or the prepared set is, unless it is built in")
-    group.add_argument("--image-size", help="height and width to resize images to (as stored)")
-    group.add_argument("--mean", help="of the pixels per channel, as [125.3, 123.0] (of the training split)")
-    group.add_argument("--deviation", help="of the pixels per channel (of the training split)")
-    group.add_argument("--seed", help="of the split of a data set that comes without one (0)")
+    group.add_argument("--classes", type=word, help="outputs of the weights (as many as the data set has classes)")
+    group.add_argument("--dataset", type=word, help="data set to test it on")
+    group.add_argument("--data-dir", type=word, help="where NAME.npz or the prepared set is, unless it is built in")
+    group.add_argument("--image-size", type=word, help="height and width to resize images to (as stored)")
+    group.add_argument("--mean", type=word, help="of the pixels per channel, as [125.3, 123.0] (of the training split)")
+    group.add_argument("--deviation", type=word, help="of the pixels per channel (of the training split)")
+    group.add_argument("--seed", type=word, help="of the split of a data set that comes without one (0)")
     group.add_argument("--workdir", type=directory, help="run directory to make (runs/NAME-DATE-TIME)")
     group.add_argument("--overwrite", action="store_true", help="set the run that the directory holds aside")
 

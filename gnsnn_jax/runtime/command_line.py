@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import errno
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -16,9 +17,13 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gnsnn_jax.errors import InputError, at_least_one, nearest
+from gnsnn_jax.errors import InputError, at_least_one, nearest, printable, shown
 
 console = Console()
+LONGEST_MESSAGE = 1000  # characters of a sentence about the command line
+LONGEST_LINE = 3000  # characters that are printed of a message, whatever was put into it
+_DOES_NOT_SUFFICE = "does not suffice; lower the batch size, the steps or the size of the images"
+_INTEGER, _MOST_DIGITS = re.compile(r"[+-]?[0-9]+(_[0-9]+)*"), 100  # as TOML has them
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -45,21 +50,25 @@ class Parser(argparse.ArgumentParser):
     def _refuse(self, argument: str) -> NoReturn:
         name = argument.split("=")[0]
         if not argument.startswith("-"):
-            self.error(f"one argument too many: {argument!r}")
-        self.error(f"unknown option {name}{nearest(name, self._option_string_actions)}")
+            self.error(f"one argument too many: {shown(argument)}")
+        self.error(f"unknown option {printable(name)}{nearest(name, self._option_string_actions)}")
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} ({self.prog} --help explains all options)")
+        raise InputError(f"{printable(message, LONGEST_MESSAGE)} ({self.prog} --help explains all options)")
+
+
+def integer(text: str) -> int:
+    """An integer in decimal digits, for argparse."""
+    text = text.strip()
+    if not _INTEGER.fullmatch(text) or len(text) > _MOST_DIGITS:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not an integer of at most {_MOST_DIGITS} digits")
+    return int(text)
 
 
 def count(text: str) -> int:
     """An integer of at least 1, for argparse."""
     try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
-    try:
-        return at_least_one("it", value)
+        return at_least_one("it", integer(text))
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("it ")) from None
 
@@ -69,16 +78,30 @@ def probability(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a number") from None
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"it must be above 0 and at most 1, got {text}")
+        raise argparse.ArgumentTypeError(f"it must be above 0 and at most 1, got {printable(text)}")
     return value
 
 
+def word(text: str) -> str:
+    """A text that is not empty, for argparse."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"it must not be empty, got {shown(text)}")
+    return text
+
+
 def directory(text: str) -> Path:
-    """A path that is not empty, for argparse."""
+    """The path of a directory, for argparse."""
     if not text:
         raise argparse.ArgumentTypeError("a directory needs a name")
+    return Path(text)
+
+
+def file(text: str) -> Path:
+    """The path of a file, for argparse."""
+    if not text:
+        raise argparse.ArgumentTypeError("a file needs a name")
     return Path(text)
 
 
@@ -86,9 +109,9 @@ def parse_steps(texts: Sequence[str]) -> list[int]:
     """Numbers of time-steps in ascending order. Raises InputError for what is none."""
     items = separated(texts)
     try:
-        steps = sorted({int(item) for item in items})
-    except ValueError:
-        raise InputError(f"--steps takes integers such as 1 2 4, got {' '.join(items)}") from None
+        steps = sorted(set(map(integer, items)))
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"--steps takes integers such as 1 2 4: {error}") from None
     if not steps:
         raise InputError("--steps takes at least one number of time-steps")
     return [at_least_one("--steps", step) for step in steps]
@@ -104,29 +127,32 @@ def run_script(name: str, main: Callable[[], None]) -> int:
     try:
         main()
     except InputError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
-        return 2
+        return _refused(name, str(error))
     except Interrupted as stop:
-        print(f"{name}: {stop}", file=sys.stderr)
-        return stop.status
+        return _end(f"{name}: {stop}", stop.status)
     except OSError as error:
         if error.filename is None and error.errno not in NO_ROOM:
             raise
-        place = f": {error.filename}" if error.filename else ""
-        print(f"{name}: error: {error.strerror}{place}", file=sys.stderr)
-        return 2
+        return _refused(name, f"{error.strerror}: {printable(error.filename)}" if error.filename else error.strerror)
+    except MemoryError:
+        return _refused(name, f"the memory of this machine {_DOES_NOT_SUFFICE}")
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print(
-            f"{name}: error: the memory of the device does not suffice; lower the batch size or the steps",
-            file=sys.stderr,
-        )
-        return 2
+        return _refused(name, f"the memory of the device {_DOES_NOT_SUFFICE}")
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
+        return _end(f"{name}: interrupted", 130)
     return 0
+
+
+def _refused(name: str, reason: str) -> int:
+    return _end(f"{name}: error: {reason}", 2)
+
+
+def _end(message: str, status: int) -> int:
+    """Prints a message to standard error, control characters in foreign parts of it as escape sequences."""
+    print("\n".join(printable(line, LONGEST_LINE) for line in message.split("\n")), file=sys.stderr)
+    return status
 
 
 def keep_compilations() -> None:

@@ -14,16 +14,16 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gnsnn_jax.errors import InputError
-from gnsnn_jax.runtime.command_line import console, count
+from gnsnn_jax.runtime.command_line import console, count, integer, word
 
 BATCH = "batch"
 
 
 def add_process_options(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("several processes that do not find each other by themselves")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of the first process")
+    group.add_argument("--coordinator", type=word, metavar="HOST:PORT", help="address of the first process")
     group.add_argument("--processes", type=count, metavar="N", help="how many there are")
-    group.add_argument("--process-id", type=int, metavar="I", help="which one this is, from 0")
+    group.add_argument("--process-id", type=integer, metavar="I", help="which one this is, from 0")
 
 
 def start_processes(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
