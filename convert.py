@@ -3,6 +3,7 @@
 import sys
 
 from gnsnn_jax.data.sets import Dataset, load_dataset
+from gnsnn_jax.errors import printable
 from gnsnn_jax.method.methods import parse_methods
 from gnsnn_jax.report.comparison import compare_methods
 from gnsnn_jax.report.examination import examine, keep_report
@@ -84,7 +85,9 @@ def main() -> None:
     for name, network in networks.items():
         network.save(run.directory / "converted" / name)
     print_report(report, console)
-    console.print(f"report.md, report.json, accuracy.png and converted/ are in {run.directory}", soft_wrap=True)
+    console.print(
+        f"report.md, report.json, accuracy.png and converted/ are in {printable(run.directory)}", soft_wrap=True
+    )
 
 
 if __name__ == "__main__":

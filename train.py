@@ -6,6 +6,7 @@ from argparse import SUPPRESS
 from pathlib import Path
 
 from gnsnn_jax.data.sets import load_dataset
+from gnsnn_jax.errors import printable
 from gnsnn_jax.report.plots import plot_curves
 from gnsnn_jax.runs.directories import CONFIG, CURVES, check_resumed, create_run, default_workdir, resumed_run
 from gnsnn_jax.runtime.command_line import Parser, console, directory, file, run_script
@@ -54,7 +55,7 @@ def main() -> None:
         f"test {100 * summary['test_accuracy']:.2f} % of {summary['test_samples']} samples, "
         f"{summary['seconds']:.0f} s"
     )
-    console.print(f"run: {workdir}\nnext: python convert.py {workdir}", soft_wrap=True)
+    console.print(f"run: {printable(workdir)}\nnext: python convert.py {printable(workdir)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

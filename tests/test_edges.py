@@ -4,14 +4,19 @@ import runpy
 from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gnsnn_jax.errors import LISTED, LONGEST_NAME, InputError, at_least_one, listed, nearest, printable, shown
+from gnsnn_jax.models import build
+from gnsnn_jax.runs import checkpoints
+from gnsnn_jax.runs.directories import load_run
 from gnsnn_jax.runtime.command_line import integer, run_script
-from gnsnn_jax.runtime.config import Config, decode, load_config, settings
+from gnsnn_jax.runtime.config import Config, decode, load_config, save_config, settings
 
 ROOT = Path(__file__).parent.parent
 NESTED = []
@@ -223,3 +228,35 @@ def test_an_option_without_a_value_takes_nothing_else(refused):
     assert "nested too deeply" in refused("train.py", "--data.mean", "[" * 5000 + "]" * 5000)
     assert "less than 8" in refused("train.py", "--data.crop_padding", "8")
     assert "less than 16" in refused("train.py", "--data.cutout", "16")
+
+
+# Stored weights.
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """Sound ones of the default network, and their paths."""
+    model = build("resnet10", num_classes=10, levels=8)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    return jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
+
+
+@pytest.mark.parametrize(
+    ("value", "kinds"),
+    [
+        (np.nan, ("kernel", "threshold", "mean", "var", "bias")),
+        (-np.inf, ("scale", "threshold", "var")),
+        (0.0, ("threshold",)),
+        (-1.0, ("threshold", "var")),
+        (1e-45, ("threshold",)),
+    ],
+)
+def test_weights_of_a_run_that_no_network_can_have_are_refused_by_name(value, kinds, weights, tmp_path):
+    for kind in kinds:
+        spoil = lambda path, leaf, kind=kind: np.full_like(leaf, value) if path[-1].key == kind else leaf
+        directory = tmp_path / kind
+        checkpoints.save(directory / "checkpoints" / "1", jax.tree_util.tree_map_with_path(spoil, weights), {})
+        save_config(Config(), directory / "config.toml")
+        with pytest.raises(InputError, match=f"/{kind}.*; train again or use another") as caught:
+            load_run(directory)
+        assert is_plain(str(caught.value))

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 import dyadic
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import gnsnn_jax as gs
@@ -262,12 +265,60 @@ def test_everything_amiss_is_listed_at_once(arrays, model, tmp_path):
 KINDS = ["  missing:", "  left over:"]
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, 1e-60])
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, 1e-60, 1e-45])
 def test_thresholds_must_be_positive(value, arrays, model, tmp_path):
     arrays["conv2_x.1.relu.up"] = np.full(1, value)
     message = spoiled(arrays, model, tmp_path)
     assert "conv2_x.1.relu.up" in message
     assert "fc" not in message
+
+
+@pytest.mark.parametrize("value", [-1.0, -1e-30, -np.inf, np.nan])
+def test_variances_must_not_be_negative(value, arrays, model, tmp_path):
+    arrays["conv2_x.0.residual_function.1.running_var"][1] = value
+    message = spoiled(arrays, model, tmp_path)
+    assert "conv2_x.0.residual_function.1.running_var holds" in message
+    assert message.count("\n") == 1
+
+
+def test_foreign_names_are_shown_without_their_control_characters_and_not_all(arrays, model, tmp_path):
+    arrays |= {f"\x1b[31m{n}\n": np.zeros(1, np.float32) for n in range(1000)}
+    message = spoiled(arrays, model, tmp_path)
+    assert message.count("\n") == 1
+    assert message.replace("\n", "").isprintable()
+    assert message.endswith(" and 990 more")
+    assert len(message) < 1000
+
+
+@given(st.data())
+def test_arrays_of_any_shape_are_taken_or_refused(data):
+    """In every file some arrays have other shapes, 0 channels among them."""
+    name, options = data.draw(st.sampled_from([("resnet10", TINY), ("vgg11", {"widths": (2,) * 5, "hidden": 4})]))
+    model = gs.build(name, num_classes=3, levels=4, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.npz"
+        gs.save_weights(path, dyadic.variables(model, (32, 32, 1)), model)
+        arrays = dict(np.load(path))
+        for spoilt in data.draw(st.sets(st.sampled_from(sorted(arrays)), min_size=1, max_size=3)):
+            shape = data.draw(st.lists(st.integers(0, 3), max_size=5) | st.just([0, *arrays[spoilt].shape[1:]]))
+            arrays[spoilt] = np.ones(shape, arrays[spoilt].dtype)
+        np.savez(path, **arrays)
+        try:
+            gs.load_weights(path, model)
+        except gs.InputError as error:
+            assert "do not fit" in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("between", [[], ["state_dict"], ["model", "state_dict"]])
+def test_a_file_that_holds_itself_is_refused(between, model, tmp_path):
+    torch = pytest.importorskip("torch")
+    contents = innermost = {}
+    for name in between:
+        innermost[name] = {}
+        innermost = innermost[name]
+    innermost["model"] = contents
+    torch.save(contents, tmp_path / "weights.pth")
+    assert "holds itself" in refused(tmp_path / "weights.pth", model)
 
 
 @pytest.mark.parametrize("shape", [(4,), (1, 1), (0,)])

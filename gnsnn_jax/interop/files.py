@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, printable, shown
 
 Arrays = dict[str, np.ndarray]
 
@@ -32,20 +33,23 @@ def read_arrays(path: str | Path) -> Arrays:
     path = Path(path)
     format = _format(path)
     if not path.is_file():
-        raise InputError(f"{path} is a directory, not a file" if path.is_dir() else f"there is no file {path}")
+        raise InputError(
+            f"{printable(path)} is a directory, not a file" if path.is_dir() else f"there is no file {printable(path)}"
+        )
     if path.suffix.lower() in TORCH:
         _torch()
     try:
-        return _unprefixed(_unwrapped(format.read(path)))
+        with warnings.catch_warnings(action="ignore"):
+            return _unprefixed(_unwrapped(format.read(path)))
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{printable(path)}: {error}") from None
     except PermissionError:
         raise
     except Exception as error:  # whatever the readers meet in a damaged file
         reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]  # the first sentence
         raise InputError(
-            f"{path} cannot be read ({reason}); it is damaged, of another format than its name says, or holds "
-            "Python objects besides arrays, where model.state_dict() alone is wanted"
+            f"{printable(path)} cannot be read ({printable(reason)}); it is damaged, of another format than its "
+            "name says, or holds Python objects besides arrays, where model.state_dict() alone is wanted"
         ) from error
 
 
@@ -58,9 +62,11 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], *, overwrit
     path = Path(path)
     format = _format(path)
     if path.is_dir() or (path.exists() and not overwrite):
-        raise InputError(f"{path} exists; give another path, or overwrite=True to replace a file")
+        raise InputError(f"{printable(path)} exists; give another path, or overwrite=True to replace a file")
     if not path.parent.is_dir():
-        raise InputError(f"there is no directory {path.parent} to write {path.name} into; make it first")
+        raise InputError(
+            f"there is no directory {printable(path.parent)} to write {printable(path.name)} into; make it first"
+        )
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         # A copy in C order: one writer ignores strides, another wants arrays that may be written to.
@@ -72,13 +78,17 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], *, overwrit
 
 def _format(path: Path) -> Format:
     if path.suffix.lower() not in FORMATS:
-        raise InputError(f"the format of {path} is unknown; its name must end in {', '.join(FORMATS)}")
+        raise InputError(f"the format of {printable(path)} is unknown; its name must end in {', '.join(FORMATS)}")
     return FORMATS[path.suffix.lower()]
 
 
 def _unwrapped(contents: Any) -> Arrays:
     """The innermost weights of a nested checkpoint, all else in it left aside."""
+    seen = set()
     while isinstance(contents, Mapping):
+        if id(contents) in seen:
+            raise InputError("the file holds a dictionary that holds itself, not weights; save model.state_dict()")
+        seen.add(id(contents))
         nested = [contents[name] for name in WRAPPERS if isinstance(contents.get(name), Mapping)]
         if not nested:
             return {str(name): _array(str(name), value) for name, value in contents.items()}
@@ -98,7 +108,9 @@ def _array(name: str, value: Any) -> np.ndarray:
         value = value.detach()
         value = (value.float() if value.is_floating_point() else value).numpy()
     if not isinstance(value, np.ndarray):
-        raise InputError(f"the file holds {type(value).__name__} under {name!r}, not an array; save model.state_dict()")
+        raise InputError(
+            f"the file holds {type(value).__name__} under {shown(name)}, not an array; save model.state_dict()"
+        )
     return value
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax.engine.arrays import known_to_jax
-from gnsnn_jax.errors import InputError, nearest
+from gnsnn_jax.errors import InputError, nearest, printable, shown
 
 EXAMPLES = 2  # images that show what a network returns: more than one, so that it shows whether it keeps them apart
 _NOT_THE_USERS = ("<", str(Path(__file__).parents[1]))
@@ -43,7 +43,7 @@ def own_network(name: str) -> OwnNetwork:
     """
     module, _, function = name.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), function]):
-        raise InputError(f"a network of your own is named package.module:function, got {name!r}")
+        raise InputError(f"a network of your own is named package.module:function, got {shown(name)}")
     with _working_directory_first():
         make = _function(_imported(module), function)
         with _explained(f"{name}()"):
@@ -109,8 +109,8 @@ def _imported(module: str) -> Any:
         missing = getattr(error.__cause__, "name", None)
         if isinstance(error.__cause__, ModuleNotFoundError) and f"{module}.".startswith(f"{missing}."):
             raise InputError(
-                f"there is no module {missing!r} for {module!r}; give package.module:function as Python would import "
-                f"it from {Path.cwd()}"
+                f"there is no module {shown(missing)} for {shown(module)}; give package.module:function as Python "
+                f"would import it from {printable(Path.cwd())}"
             ) from None
         raise
 
@@ -119,7 +119,7 @@ def _function(module: Any, name: str) -> Callable:
     found = getattr(module, name, None)
     if not callable(found):
         known = [each for each, value in vars(module).items() if callable(value)]
-        raise InputError(f"{module.__name__} has no function {name!r}{nearest(name, known)}")
+        raise InputError(f"{printable(module.__name__)} has no function {shown(name)}{nearest(name, known)}")
     return found
 
 
@@ -133,7 +133,7 @@ def _explained(what: str) -> Iterator[None]:
         own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(_NOT_THE_USERS)]
         place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
         reason = " ".join(str(error).split("\n\n")[0].split())
-        raise InputError(f"{what} raised {type(error).__name__}: {reason}{place}") from error
+        raise InputError(f"{printable(what)} raised {type(error).__name__}: {printable(reason, 500)}{place}") from error
 
 
 def _check_arrays(name: str, variables: Any) -> None:
@@ -143,8 +143,8 @@ def _check_arrays(name: str, variables: Any) -> None:
     for path, leaf in leaves:
         if not known_to_jax(leaf) or not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
             raise InputError(
-                f"the variables of {name} hold {_shown(leaf)} at {jax.tree_util.keystr(path)}, but only arrays of "
-                "numbers can be stored; leave the rest to apply"
+                f"the variables of {name} hold {_shown(leaf)} at {printable(jax.tree_util.keystr(path))}, but only "
+                "arrays of numbers can be stored; leave the rest to apply"
             )
 
 

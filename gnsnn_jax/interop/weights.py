@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gnsnn_jax.errors import InputError, nearest
+from gnsnn_jax.errors import InputError, listed, nearest, printable, shown
 from gnsnn_jax.interop.files import Arrays, read_arrays, write_arrays
 from gnsnn_jax.interop.layout import CONVENTIONS, THRESHOLDS, Convention, Entry, entries_of, keys_of, published_by
 
@@ -29,16 +29,17 @@ def load_weights(path: str | Path, model: nn.Module) -> dict[str, Any]:
     levels is in no file.
 
     Raises InputError for a file that is not there or damaged, and where arrays are missing, left
-    over, of the wrong shape or not finite or thresholds not positive; it lists all of them.
+    over, empty, of the wrong shape or not finite, thresholds not positive or variances negative; it lists
+    the first of each.
     """
     arrays, names = read_arrays(path), published_by(model).names
-    matrices = {name: array for name, array in arrays.items() if array.ndim > 1}
+    matrices = {name: array for name, array in arrays.items() if array.ndim > 1 and array.size}
     inputs = {
         layer: matrices[f"{name}.weight"].shape[1] for layer, name in names.items() if f"{name}.weight" in matrices
     }
     entries, structure = entries_of(model, inputs)
-    wanted = [_Wanted(entry.published_names(), entry.published_shape, entry.is_threshold) for entry in entries]
-    found = _account_for(f"the weights in {path}", model, arrays, wanted, ignored=_counters(entries))
+    wanted = [_Wanted(entry.published_names(), entry.published_shape, entry.keys[-1]) for entry in entries]
+    found = _account_for(f"the weights in {printable(path)}", model, arrays, wanted, ignored=_counters(entries))
     leaves = [jnp.array(entry.from_published(array)) for entry, array in zip(entries, found, strict=True)]
     return jax.tree.unflatten(structure, leaves)
 
@@ -56,15 +57,17 @@ def save_weights(
     `load_weights` would refuse, and for a file that exists, unless `overwrite` is true.
     """
     if names not in CONVENTIONS:
-        raise InputError(f"unknown names {names!r}; there are {', '.join(CONVENTIONS)}{nearest(names, CONVENTIONS)}")
+        raise InputError(
+            f"unknown names {shown(names)}; there are {', '.join(CONVENTIONS)}{nearest(names, CONVENTIONS)}"
+        )
     write_arrays(path, _published_arrays(variables, model, CONVENTIONS[names]), overwrite=overwrite)
 
 
 def _published_arrays(variables: Mapping[str, Any], model: nn.Module, convention: Convention) -> Arrays:
     leaves = {keys_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
-    inputs = {"/".join(keys[1:-1]): leaf.shape[-2] for keys, leaf in leaves.items() if leaf.ndim > 1}
+    inputs = {"/".join(keys[1:-1]): leaf.shape[-2] for keys, leaf in leaves.items() if leaf.ndim > 1 and leaf.size}
     entries, _ = entries_of(model, inputs)
-    wanted = [_Wanted(["/".join(entry.keys)], entry.shape, entry.is_threshold) for entry in entries]
+    wanted = [_Wanted(["/".join(entry.keys)], entry.shape, entry.keys[-1]) for entry in entries]
     arrays = {"/".join(keys): leaf for keys, leaf in leaves.items()}
     found = _account_for("these variables", model, arrays, wanted)
     written = {
@@ -82,7 +85,11 @@ def _counters(entries: Sequence[Entry]) -> set[str]:
 class _Wanted(NamedTuple):
     names: Sequence[str]  # any of these
     shape: tuple[int, ...]
-    is_threshold: bool
+    kind: str  # the last of its keys
+
+    @property
+    def is_threshold(self) -> bool:
+        return self.kind == "threshold"
 
 
 def _account_for(
@@ -90,34 +97,39 @@ def _account_for(
 ) -> list[np.ndarray]:
     """The wanted arrays in float32. Raises InputError unless each is there, sound, and nothing else is."""
     chosen = [next((name for name in array.names if name in arrays), None) for array in wanted]
-    found = {name: _float32(arrays[name]) for name in chosen if name is not None}
     pairs = list(zip(chosen, wanted, strict=True))
     missing = sorted(array.names[0] for name, array in pairs if name is None)
-    left_over = sorted(arrays.keys() - found.keys() - set(ignored))
-    faults = sorted(fault for name, array in pairs if name in found and (fault := _fault(name, found[name], array)))
+    left_over = sorted(arrays.keys() - set(chosen) - set(ignored))
+    faults = sorted(fault for name, array in pairs if name is not None and (fault := _fault(name, arrays[name], array)))
     if missing or left_over or faults:
-        lines = [f"missing: {', '.join(missing)}"] if missing else []
+        lines = [f"missing: {listed(missing)}"] if missing else []
         if any(name.endswith(THRESHOLDS) for name in missing):
             lines.append(f"(a threshold may be named {' or '.join(THRESHOLDS)})")
-        lines += [f"left over: {', '.join(left_over)}"] if left_over else []
-        raise InputError("\n  ".join([f"{origin} do not fit this {type(model).__name__}:", *lines, *faults]))
-    return [found[name] for name in chosen]
+        lines += [f"left over: {listed(left_over)}"] if left_over else []
+        lines += [listed(faults, separator="\n  ")] if faults else []
+        raise InputError("\n  ".join([f"{origin} do not fit this {type(model).__name__}:", *lines]))
+    return [_float32(arrays[name]) for name in chosen]
 
 
 def _float32(array: np.ndarray) -> np.ndarray:
-    """The array in float32 if it is of floating point; what is too large becomes infinite."""
+    """What is too large becomes infinite."""
     with np.errstate(over="ignore"):
-        return array.astype(np.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
+        return array.astype(np.float32)
 
 
 def _fault(name: str, array: np.ndarray, wanted: _Wanted) -> str | None:
     """What is wrong with an array, if anything is."""
-    if array.dtype != np.float32:
-        return f"{name} holds {array.dtype}, not floating point"
+    name = printable(name)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return f"{name} holds {printable(str(array.dtype))}, not floating point"
     if array.shape != wanted.shape and not (wanted.is_threshold and (array.shape, wanted.shape) == ((1,), ())):
-        return f"{name} has shape {array.shape}, not {wanted.shape}"
-    if wanted.is_threshold and not (array > 0).all():
+        return f"{name} has shape {shown(array.shape)}, not {wanted.shape}"
+    array = _float32(array)
+    # Numbers below the normal ones count as 0 on most devices.
+    if wanted.is_threshold and not (array >= np.finfo(np.float32).tiny).all():
         return f"{name} is {array.min()}, and the threshold of an activation must be positive"
     if not np.isfinite(array).all():
         return f"{name} holds NaN or infinity"
+    if wanted.kind == "var" and (array < 0).any():
+        return f"{name} holds {array.min()}, and a variance must not be negative"
     return None

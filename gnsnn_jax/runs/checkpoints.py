@@ -47,16 +47,20 @@ def save(path: Path, arrays: Any, about: Mapping[str, Any]) -> None:
 def load(path: Path) -> tuple[Any, dict[str, Any]]:
     """Reads what `save` and `Checkpoints` wrote. Raises InputError where there is none, or where it is damaged."""
     if not path.is_dir():
-        raise InputError(f"no checkpoint at {path}; train a network first, or give the directory of another run")
+        raise InputError(
+            f"no checkpoint at {printable(path)}; train a network first, or give the directory of another run"
+        )
     if not (path / FINGERPRINTS).exists() and not (path / "arrays").exists():
-        raise InputError(f"{path} is no checkpoint of this library; give the directory of one")
+        raise InputError(f"{printable(path)} is no checkpoint of this library; give the directory of one")
     _check_files(path)
     contents = ocp.args.Composite(arrays=ocp.args.StandardRestore(), about=ocp.args.JsonRestore())
     try:
         with _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             found = reader.restore(path.absolute(), contents)
     except Exception as error:  # whatever Orbax meets in damaged files of its own
-        raise InputError(f"the checkpoint {path} cannot be read ({type(error).__name__}); use another") from error
+        raise InputError(
+            f"the checkpoint {printable(path)} cannot be read ({type(error).__name__}); use another"
+        ) from error
     return jax.tree.map(np.asarray, found.arrays), dict(found.about)
 
 
@@ -186,4 +190,6 @@ def _check_files(path: Path) -> None:
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         damaged = [FINGERPRINTS]
     if damaged:
-        raise InputError(f"the checkpoint {path} is damaged in {listed(damaged, 3)}; use another, or train again")
+        raise InputError(
+            f"the checkpoint {printable(path)} is damaged in {listed(damaged, 3)}; use another, or train again"
+        )

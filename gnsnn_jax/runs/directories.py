@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, listed, printable
+from gnsnn_jax.interop.functions import is_own, with_arrays
 from gnsnn_jax.runs import checkpoints
 from gnsnn_jax.runtime.config import Config, differences, load_config, save_config
-from gnsnn_jax.interop.functions import is_own, with_arrays
 
 RUNS = Path("runs")
 CONFIG, SUMMARY, CURVES = "config.toml", "summary.json", "curves.png"
@@ -62,17 +63,17 @@ def create_run(workdir: Path, config: Config, overwrite: bool) -> None:
         set_aside(workdir, _OWN)
         save_config(config, workdir / CONFIG)
     except OSError as error:
-        raise InputError(f"cannot write to the work directory {workdir}: {error.strerror}") from None
+        raise InputError(f"cannot write to the work directory {printable(workdir)}: {error.strerror}") from None
 
 
 def check_workdir(workdir: Path, overwrite: bool) -> None:
     """Raises InputError for a directory that holds a run, unless `overwrite`, and for a file."""
     if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"the work directory {workdir} is a file; give a directory with --workdir")
+        raise InputError(f"the work directory {printable(workdir)} is a file; give a directory with --workdir")
     held = [name for name in _OWN if (workdir / name).exists()]
     if held and not overwrite:
         raise InputError(
-            f"the work directory {workdir} already holds a run ({', '.join(held)}); give another with "
+            f"the work directory {printable(workdir)} already holds a run ({', '.join(held)}); give another with "
             "--workdir, or --overwrite to set it aside"
         )
 
@@ -82,11 +83,13 @@ def check_resumed(workdir: Path, config: Config) -> None:
     started = load_config(workdir / CONFIG)
     if changed := differences(started, config):
         raise InputError(
-            f"the run in {workdir} was started with other settings ({'; '.join(changed)}); resume it with its own "
-            "or start a new one with another --workdir"
+            f"the run in {printable(workdir)} was started with other settings ({listed(changed, separator='; ')}); "
+            "resume it with its own or start a new one with another --workdir"
         )
     if not (workdir / STATE).is_dir() and (workdir / CHECKPOINTS).is_dir():
-        raise InputError(f"the run in {workdir} has no {STATE}/ to resume from; start a new one with another --workdir")
+        raise InputError(
+            f"the run in {printable(workdir)} has no {STATE}/ to resume from; start a new one with another --workdir"
+        )
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -100,7 +103,7 @@ def newest_run(runs: Path = RUNS) -> Path:
     """The run under `runs` whose checkpoint is the youngest. Raises InputError where there is none."""
     found = [path.parent for path in runs.glob(f"*/{CONFIG}") if _epochs(path.parent)]
     if not found:
-        raise InputError(f"no run with a checkpoint under {runs}/; train a network first: python train.py")
+        raise InputError(f"no run with a checkpoint under {printable(runs)}/; train a network first: python train.py")
     return max(found, key=lambda run: max(path.stat().st_mtime for path in _epochs(run)))
 
 
@@ -110,29 +113,43 @@ def load_run(directory: Path) -> Run:
     Raises InputError for a directory that holds no run and for a damaged checkpoint.
     """
     if not directory.is_dir():
-        raise InputError(f"no run directory at {directory}; give one that train.py wrote")
+        raise InputError(f"no run directory at {printable(directory)}; give one that train.py wrote")
     if not (directory / CONFIG).is_file():
-        raise InputError(f"{directory} holds no {CONFIG}, so it is no run of train.py; give one that is")
+        raise InputError(f"{printable(directory)} holds no {CONFIG}, so it is no run of train.py; give one that is")
     config = load_config(directory / CONFIG)
     best = best_checkpoint(directory)
     if not best:
-        raise InputError(f"the run {directory} has no checkpoint; train it to the end of an epoch at least")
+        raise InputError(f"the run {printable(directory)} has no checkpoint; train it to the end of an epoch at least")
     variables, _ = checkpoints.load(best)
-    check_numbers(variables, f"the checkpoint {best}")
     if is_own(config.model.name):
+        check_numbers(variables, f"the checkpoint {printable(best)}")
         variables = with_arrays(config.model.name, variables)
+    else:
+        check_weights(variables, f"the checkpoint {printable(best)}")
     return Run(directory, config, variables)
 
 
 def check_numbers(variables: Any, what: str) -> None:
     """Raises InputError that names the arrays with NaN or infinity."""
-    bad = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
-        if not np.isfinite(leaf).all()
-    ]
-    if bad:
-        raise InputError(f"{what} holds NaN or infinity in {', '.join(bad)}; train again or use another")
+    _refuse_arrays(variables, lambda path, array: not np.isfinite(array).all(), f"{what} holds NaN or infinity in")
+
+
+def check_weights(variables: Any, what: str) -> None:
+    """The same for a network of ours; its thresholds must be positive too, and its variances not negative."""
+    check_numbers(variables, what)
+    tiny = np.finfo(np.float32).tiny  # smaller numbers count as 0 on most devices
+    is_none = lambda path, array: path.endswith("threshold") and not (array >= tiny).all()
+    _refuse_arrays(variables, is_none, f"{what} holds thresholds that are not positive in")
+    is_negative = lambda path, array: path.endswith("/var") and (array < 0).any()
+    _refuse_arrays(variables, is_negative, f"{what} holds negative variances in")
+
+
+def _refuse_arrays(variables: Any, is_bad: Callable[[str, np.ndarray], bool], what: str) -> None:
+    """Raises InputError that names the arrays, by their paths, which are bad."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    named = ((jax.tree_util.keystr(path, simple=True, separator="/"), np.asarray(leaf)) for path, leaf in leaves)
+    if bad := [path for path, array in named if is_bad(path, array)]:
+        raise InputError(f"{what} {listed(bad)}; train again or use another")
 
 
 def set_aside(directory: Path, names: tuple[str, ...]) -> Path | None:
@@ -162,5 +179,5 @@ def _epochs(directory: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
     paths = (directory / CHECKPOINTS).glob("*")
     return sorted(
-        (path for path in paths if path.name.isdigit() and any(path.glob("*"))), key=lambda path: int(path.name)
+        (path for path in paths if path.name.isdecimal() and any(path.glob("*"))), key=lambda path: int(path.name)
     )

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gnsnn_jax.errors import InputError, at_least_one, nearest, printable, shown
 
-console = Console()
+console = Console(markup=False, emoji=False)  # as names in brackets and between colons are foreign ones
 LONGEST_MESSAGE = 1000  # characters of a sentence about the command line
 LONGEST_LINE = 3000  # characters that are printed of a message, whatever was put into it
 _DOES_NOT_SUFFICE = "does not suffice; lower the batch size, the steps or the size of the images"
@@ -179,10 +179,10 @@ def resume_command(workdir: Path) -> str:
 def progress_bar() -> Progress:
     """Fits 80 columns with a note of 45."""
     columns = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=8),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     ]
     return Progress(*columns, console=console)
