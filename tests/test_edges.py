@@ -1,6 +1,9 @@
 """Values at the edge of what can be written: each is taken or refused in one short sentence, and nothing else."""
 
+import logging
 import runpy
+import subprocess
+import sys
 from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
@@ -260,3 +263,65 @@ def test_weights_of_a_run_that_no_network_can_have_are_refused_by_name(value, ki
         with pytest.raises(InputError, match=f"/{kind}.*; train again or use another") as caught:
             load_run(directory)
         assert is_plain(str(caught.value))
+
+
+# Imports.
+
+IMPORT_ALL = """
+import importlib, logging, os, pkgutil, signal, sys, warnings
+import jax, flax, optax, orbax.checkpoint, absl.logging, rich, sklearn, matplotlib
+
+LACKING = {"resource", "fcntl", "termios", "pwd", "grp"}  # on Windows
+
+class Lacking:
+    def find_spec(self, name, path=None, target=None):
+        if name in LACKING:
+            raise ModuleNotFoundError(name)
+
+for name in LACKING:
+    sys.modules.pop(name, None)
+sys.meta_path.insert(0, Lacking())
+for name in ("pthread_sigmask", "SIGKILL", "SIGHUP"):
+    delattr(signal, name)
+for name in ("sched_getaffinity", "sysconf", "fork"):
+    delattr(os, name)
+
+def state():
+    loggers = {name: logging.getLogger(name) for name in logging.root.manager.loggerDict}
+    logs = {name: (log.level, log.disabled, *log.filters, *log.handlers) for name, log in loggers.items()}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    return logs, handlers, list(warnings.filters), dict(os.environ), sys.excepthook, sys.unraisablehook, sys.path[:]
+
+before = state()
+import gnsnn_jax
+found = list(pkgutil.walk_packages(gnsnn_jax.__path__, "gnsnn_jax."))
+for module in found:
+    importlib.import_module(module.name)
+for before, after in zip(before, state()):
+    changed = {name for name in before if before[name] != after[name]} if isinstance(before, dict) else before != after
+    assert not changed, changed
+from gnsnn_jax.data.prepared import allow_many_files
+from gnsnn_jax.data.streaming import FOR_PARENT, _held_back, usable_cores
+allow_many_files()
+assert usable_cores() >= 1
+with _held_back(FOR_PARENT):
+    print(len(found))
+"""
+
+
+def test_importing_changes_nothing_and_takes_no_module_that_one_platform_lacks():
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
+
+
+def test_our_own_writing_silences_nobody_else(tmp_path, caplog):
+    hooks, log = (sys.excepthook, sys.unraisablehook), logging.getLogger("absl")
+    before = log.level, list(log.filters)
+    with checkpoints.Checkpoints(tmp_path / "state") as states:
+        states.save(1, {"a": np.zeros(2)}, {})
+        log.warning("of a user")
+        states.wait()
+    assert [record.getMessage() for record in caplog.records if record.name == "absl"] == ["of a user"]
+    assert (sys.excepthook, sys.unraisablehook) == hooks
+    assert (log.level, log.filters) == before
