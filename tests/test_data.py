@@ -128,7 +128,9 @@ def test_test_images_of_another_size_are_taken_where_all_are_resized(tmp_path):
 
 def test_images_that_memory_cannot_hold_are_refused_before_they_are_made(monkeypatch):
     monkeypatch.setattr(arrays_module, "_memory", lambda: 2.0**30)
-    with pytest.raises(gs.InputError, match=r"1797 images of 8192x8192 pixels take 449\.2 GiB, .*data\.image_size"):
+    with pytest.raises(
+        gs.InputError, match=r"1797 images of 8192x8192 pixels take 2695\.5 GiB in all .*data\.image_size"
+    ):
         load_dataset(Data(image_size=8192), 0)
 
 

@@ -15,6 +15,8 @@ from gnsnn_jax._types import Float, Shaped
 from gnsnn_jax.data.batches import Split
 from gnsnn_jax.errors import LARGEST_COUNT, InputError, listed, printable
 
+_COPIES = 6  # of resized images that are held at a time: split, measured in double precision, on the device
+
 
 def read_npz(path: Path) -> tuple[Split, Split | None]:
     """The samples of a file and those of its test split, if it has one.
@@ -84,11 +86,11 @@ def check_finite(images: np.ndarray, what: str) -> None:
 
 def resize(images: Shaped[np.ndarray, "N H W C"], side: int) -> Float[np.ndarray, "N side side C"]:
     """Images of another size by bilinear interpolation, in float32. Raises InputError where memory cannot hold them."""
-    needed, held = 4 * len(images) * side**2 * images.shape[-1], _memory()
+    needed, held = _COPIES * 4 * len(images) * side**2 * images.shape[-1], _memory()
     if needed > held:
         raise InputError(
-            f"{len(images)} images of {side}x{side} pixels take {needed / 2**30:.1f} GiB, but this machine has "
-            f"{held / 2**30:.1f}; choose a smaller data.image_size (--image-size)"
+            f"{len(images)} images of {side}x{side} pixels take {needed / 2**30:.1f} GiB in all while they are split "
+            f"and measured, but this machine has {held / 2**30:.1f}; choose a smaller data.image_size (--image-size)"
         )
     resized = jax.image.resize(images.astype(np.float32), (len(images), side, side, images.shape[-1]), "bilinear")
     return np.asarray(resized)

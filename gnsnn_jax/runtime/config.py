@@ -205,7 +205,7 @@ def decode(tree: dict[str, Any], source: str, overrides: Mapping[str, str] | Non
     """Checks a tree of settings, with others in their places, against the dataclasses; `source` is named in errors."""
     types = {name: kind for name, kind, _ in settings()}
     for name, text in (overrides or {}).items():
-        _put(tree, name, text if types.get(name) is str else _parse(name, text))
+        _put(tree, name, _text(name, text) if types.get(name) is str else _parse(name, text))
     _check_depth(tree, source)
     try:
         return TypeAdapter(Config).validate_json(_as_json(tree, source))
@@ -223,13 +223,11 @@ def _check_depth(tree: Any, source: str, name: str = "", levels: int = _DEEPEST)
 
 
 def _as_json(tree: dict[str, Any], source: str) -> str:
-    """Raises InputError for what JSON cannot hold: bytes that are no text, integers of thousands of digits."""
+    """Raises InputError for integers of thousands of digits."""
     try:
-        text = json.dumps(tree, default=lambda value: {type(value).__name__: str(value)}, ensure_ascii=False)
-        text.encode("utf-8")
+        return json.dumps(tree, default=lambda value: {type(value).__name__: str(value)})
     except ValueError as error:
         raise InputError(f"{source}: {_reason(error)}") from None
-    return text
 
 
 def _reason(error: Exception) -> str:
@@ -237,7 +235,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "lists or tables are nested too deeply"
     if isinstance(error, UnicodeError):
-        return "it holds bytes that are no text in UTF-8"
+        return "there are bytes that are no text in UTF-8"
     return "a number has too many digits" if "int_max_str_digits" in str(error) else printable(error)
 
 
@@ -277,10 +275,19 @@ def _parse(name: str, text: str) -> Any:
     try:
         found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        return text
+        return _text(name, text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name}: {_reason(error)}, got {shown(text)}") from None
     return found["value"] if len(found) == 1 else text
+
+
+def _text(name: str, text: str) -> str:
+    """Raises InputError for bytes of a command line that are no text, which no file of settings can hold."""
+    try:
+        text.encode("utf-8")
+    except UnicodeError as error:
+        raise InputError(f"{name}: {_reason(error)}, got {shown(text)}") from None
+    return text
 
 
 def _put(tree: dict[str, Any], name: str, value: Any) -> None:

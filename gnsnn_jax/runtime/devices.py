@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -13,10 +14,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, shown
 from gnsnn_jax.runtime.command_line import console, count, integer, word
 
 BATCH = "batch"
+LARGEST_PORT = 65535
 
 
 def add_process_options(parser: ArgumentParser) -> None:
@@ -55,9 +57,13 @@ def _check_processes(coordinator: str | None, processes: int | None, process_id:
     if None in (coordinator, processes, process_id):
         raise InputError("--coordinator, --processes and --process-id say together who the processes are; give all")
     if not 0 <= process_id < processes:
-        raise InputError(f"--process-id is 0 to {processes - 1} for {processes} processes, got {process_id}")
-    if not coordinator.rpartition(":")[2].isdigit():
-        raise InputError(f"--coordinator takes HOST:PORT of the first process, got {coordinator!r}")
+        raise InputError(f"--process-id is 0 to {processes - 1} for {processes} processes, got {shown(process_id)}")
+    host, _, port = coordinator.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) <= LARGEST_PORT:
+        raise InputError(
+            f"--coordinator takes HOST:PORT of the first process, got {shown(coordinator)}; ports are 1 to "
+            f"{LARGEST_PORT}"
+        )
 
 
 def is_first() -> bool:
