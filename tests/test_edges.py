@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import gnsnn_jax as gs
 from gnsnn_jax.errors import LISTED, LONGEST_NAME, InputError, at_least_one, listed, nearest, printable, shown
 from gnsnn_jax.models import build
 from gnsnn_jax.runs import checkpoints
@@ -263,6 +264,17 @@ def test_weights_of_a_run_that_no_network_can_have_are_refused_by_name(value, ki
         with pytest.raises(InputError, match=f"/{kind}.*; train again or use another") as caught:
             load_run(directory)
         assert is_plain(str(caught.value))
+
+
+# Numbers of passes.
+
+
+@pytest.mark.parametrize(("members", "probe_steps"), [(1, 4), (4, 4), (8, 3)])
+def test_passes_end_where_they_change_nothing(members, probe_steps):
+    currents = jnp.asarray(np.random.default_rng(members).normal(0.3, 0.6, (probe_steps, 500)), jnp.float32)
+    after = lambda passes: gs.offset_spikes(probe_steps, passes).initial(gs.group_neuron(members), currents, 1.0)
+    np.testing.assert_array_equal(after(10**6), after(members * probe_steps))
+    assert (after(1) != after(2)).any() or members == 1
 
 
 # Imports.
