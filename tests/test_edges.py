@@ -20,7 +20,8 @@ from gnsnn_jax.models import build
 from gnsnn_jax.runs import checkpoints
 from gnsnn_jax.runs.directories import load_run
 from gnsnn_jax.runtime.command_line import integer, run_script
-from gnsnn_jax.runtime.config import Config, decode, load_config, save_config, settings
+from gnsnn_jax.runtime.config import Config, Training, decode, load_config, save_config, settings
+from gnsnn_jax.training.loop import make_schedule
 
 ROOT = Path(__file__).parent.parent
 NESTED = []
@@ -158,6 +159,12 @@ def test_any_tree_of_settings_is_refused_in_one_sentence(text, tmp_path):
 def test_underscores_in_numbers_are_read_as_toml_has_them():
     assert decode({}, "command line", {"data.image_size": "1_000"}).data.image_size == 1000
     assert "valid integer" in outcome(lambda: decode({}, "command line", {"data.image_size": "1__000"}))
+
+
+def test_steps_that_int32_cannot_count_are_refused():
+    config = Config(training=Training(epochs=10**6))
+    make_schedule(config, 2147)
+    assert "of 2148 steps each are more than 2147483647" in outcome(lambda: make_schedule(config, 2148))
 
 
 # Command lines.

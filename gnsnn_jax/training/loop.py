@@ -24,6 +24,7 @@ from gnsnn_jax.runs.network import network_of
 from gnsnn_jax.runtime import devices
 from gnsnn_jax.runtime.config import Config, Data
 
+MOST_STEPS = 2**31 - 1  # which are counted in int32
 SMALLEST_THRESHOLD = 1e-3  # thresholds are kept at least this far from 0
 
 
@@ -121,6 +122,11 @@ def make_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
     if settings.warmup_epochs >= epochs:
         raise InputError(
             f"optimizer.warmup_epochs = {settings.warmup_epochs} must be less than training.epochs = {epochs}"
+        )
+    if epochs * steps_per_epoch > MOST_STEPS:
+        raise InputError(
+            f"training.epochs = {epochs} of {steps_per_epoch} steps each are more than {MOST_STEPS} steps; choose "
+            "fewer, or a larger training.batch_size"
         )
     warmup = round(settings.warmup_epochs * steps_per_epoch)
     cosine = optax.cosine_decay_schedule(settings.learning_rate, epochs * steps_per_epoch - warmup)
