@@ -21,7 +21,8 @@ from gnsnn_jax.conversion.converted_function import converted_function
 from gnsnn_jax.conversion.sites import Site
 from gnsnn_jax.conversion.to_spiking import Observer, SpikingFunction
 from gnsnn_jax.engine.batches import Batches, arguments_of
-from gnsnn_jax.engine.graph import Operation, evaluate, network_of
+from gnsnn_jax.engine.graph import Operation, evaluate
+from gnsnn_jax.engine.recognise import network_of
 from gnsnn_jax.engine.tracing import arrays_of, parted, trace
 from gnsnn_jax.errors import InputError, at_least_one
 from gnsnn_jax.method.activations import align

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
 from gnsnn_jax.engine.batches import Batches
-from gnsnn_jax.engine.graph import Network, Operation, evaluate, network_of
+from gnsnn_jax.engine.graph import Network, Operation, evaluate
 from gnsnn_jax.engine.jaxprs import bind
+from gnsnn_jax.engine.recognise import network_of
 from gnsnn_jax.engine.tracing import of_arrays, parted, trace
 from gnsnn_jax.errors import InputError, at_least_one, nearest
 from gnsnn_jax.method.activations import align

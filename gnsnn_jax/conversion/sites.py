@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from gnsnn_jax._types import Array
-from gnsnn_jax.engine.graph import Network, Operation, evaluate, network_of
+from gnsnn_jax.engine.graph import Network, Operation, evaluate
+from gnsnn_jax.engine.recognise import network_of
 from gnsnn_jax.engine.tracing import arrays_of, trace
 
 

@@ -16,7 +16,8 @@ from gnsnn_jax.conversion.converted_function import converted_function
 from gnsnn_jax.conversion.to_spiking import SpikingFunction
 from gnsnn_jax.dtypes import sum_type, summed_over_time
 from gnsnn_jax.engine.batches import Batches
-from gnsnn_jax.engine.graph import Network, Operation, Slot, evaluate, network_of
+from gnsnn_jax.engine.graph import Network, Operation, Slot, evaluate
+from gnsnn_jax.engine.recognise import network_of
 from gnsnn_jax.engine.tracing import arrays_of, of_arrays, parted, trace
 from gnsnn_jax.errors import InputError, nearest
 from gnsnn_jax.method.neurons import run

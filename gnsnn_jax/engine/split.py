@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from gnsnn_jax.engine.graph import Network, Operation, Origin, Slot, holds_activation, network_of
+from gnsnn_jax.engine.graph import Network, Operation, Origin, Slot
 from gnsnn_jax.engine.jaxprs import called_by, inner_jaxprs
+from gnsnn_jax.engine.recognise import holds_activation, network_of
 from gnsnn_jax.errors import InputError, nearest
 from gnsnn_jax.method.activations import align
 

@@ -42,9 +42,8 @@ def offset_spikes(probe_steps: int, passes: int = 1) -> Calibration:
     with the potential after reset that was `lowest` among the steps that fired and `highest` among
     those that could have fired more. Each pass changes the count by exactly one towards
     clip(floor(sum x / u + 1/2), 0, m rho), that of QCFS with m rho levels, so m rho passes reach
-    it; passes end where they change nothing, at the latest after so many. A neuron that fires fully at
-    every step is saturated and stays as it is. Currents and threshold as in `run`. Equal arguments give
-    the same calibration. Raises InputError for
+    it, and more are not computed. A neuron that fires fully at every step is saturated and stays as it is.
+    Currents and threshold as in `run`. Equal arguments give the same calibration. Raises InputError for
     probe_steps or passes < 1. Hao et al. 2023, arXiv 2302.10685.
     """
     probe_steps = at_least_one("probe_steps", probe_steps)
@@ -60,26 +59,14 @@ def offset_spikes(probe_steps: int, passes: int = 1) -> Calibration:
         threshold = jnp.asarray(threshold, at_least_single(currents.dtype))
         start = placed_as(neuron.init(threshold, currents.shape[1:]), currents)
         currents, threshold, start = jax.lax.stop_gradient((currents, threshold, start))
-        shift_once = lambda potential: _shifted(neuron, currents, threshold, potential)
+        shift_once = lambda _, potential: _shifted(neuron, currents, threshold, potential)
         helpful = min(passes, neuron.members * probe_steps)
-        return computed_once(_until_nothing_changes(shift_once, start, helpful) if helpful > 1 else shift_once(start))
+        return computed_once(jax.lax.fori_loop(0, helpful, shift_once, start) if helpful > 1 else shift_once(0, start))
 
     return Calibration(probe_steps, initial)
 
 
 CALIBRATIONS: dict[str, Callable[..., Calibration]] = {"cos": offset_spikes}
-
-
-def _until_nothing_changes(change: Callable[[Array], Array], start: Array, most: int) -> Array:
-    """Changes an array again and again: as long as that changes it, and at most so often."""
-
-    def again(state):
-        count, before, _ = state
-        after = change(before)
-        return count + 1, after, jnp.any(after != before)
-
-    state = (jnp.zeros((), jnp.int32), start, jnp.asarray(True))
-    return jax.lax.while_loop(lambda state: (state[0] < most) & state[2], again, state)[1]
 
 
 class _Probe(NamedTuple):
