@@ -52,6 +52,7 @@ class Evaluation(NamedTuple):
 
 
 Prepare = Callable[[Array], Array]
+LONGEST_CALL = 32  # time-steps that one call simulates: a longer simulation tells how far it is, and can be stopped
 
 
 def evaluate_over_time(
@@ -61,18 +62,23 @@ def evaluate_over_time(
     prepare: Prepare,
     batch_size: int = 256,
     on_batch: Callable[[int], None] = lambda samples: None,
+    on_steps: Callable[[int], None] = lambda steps: None,
 ) -> Evaluation:
     """Runs each sample once, in batches over all devices; `prepare` turns stored images into the network's inputs.
 
     `spiking` is what `to_spiking` returned, under `jax.jit` or not; predictions and confidences are those of its
     summed outputs, as `accuracy_over_time` and `stop_when` have them. A population that emits k units in a step
-    counts k unit spikes. `prepare` must be hashable, so that one compilation serves equal settings.
+    counts k unit spikes. `on_batch` is called with the samples that are done since the last call; `on_steps`, where
+    there are more than LONGEST_CALL time-steps, with those of the batch that are done. `prepare` must be hashable, so
+    that one compilation serves equal settings.
     """
     spiking = converted_function(spiking)
     variables, found = devices.replicate(variables), []
     for batch in read_in_order(split, batch_size):
         images, labels = map(devices.distribute, batch)
-        found.append(_without_padding(*_evaluate_batch(spiking, prepare, variables, images, labels)))
+        whole = spiking.steps <= LONGEST_CALL or spiking.time_axes is not None
+        evaluate = _evaluate_batch if whole else partial(_evaluate_in_parts, on_steps)
+        found.append(_without_padding(*evaluate(spiking, prepare, variables, images, labels)))
         on_batch(len(found[-1][0]))
     labels, predictions, spikes, confidences = (np.concatenate(parts, -1) for parts in zip(*found, strict=True))
     neurons = _count_neurons(spiking, prepare, variables, images)
@@ -94,7 +100,7 @@ def predict(
     return np.concatenate(found)
 
 
-def _without_padding(labels: Array, *values: Array) -> list[np.ndarray]:
+def _without_padding(labels: Array, *values: Array | np.ndarray) -> list[np.ndarray]:
     """Labels [B] and values [..., B] of the samples that are none."""
     kept = np.asarray(labels) != PADDING
     return [np.asarray(value)[..., kept] for value in (labels, *values)]
@@ -111,11 +117,63 @@ def _unit_spikes(members: int, spikes: Array, site: Site) -> Array:
 @partial(jax.jit, static_argnames=("spiking", "prepare"))
 def _evaluate_batch(spiking: SpikingFunction, prepare: Prepare, variables: Any, images: Array, labels: Array):
     """Labels [B], and predictions, unit spikes and confidences [T, B], on every device."""
-    observe = partial(_unit_spikes, spiking.neuron.members)
-    outputs, counts = spiking.observed(observe)(variables, prepare(images))
-    sums = summed_over_time(outputs)
-    found = labels, classes_of(sums), sum(counts), confidence_of(sums)
-    return jax.lax.with_sharding_constraint(found, devices.on_all())
+    outputs, counts = _counted(spiking)(variables, prepare(images))
+    found, _ = _answers(outputs, counts, jnp.zeros((), sum_type(outputs.dtype)))
+    return _on_all(labels), *found
+
+
+def _evaluate_in_parts(
+    on_steps, spiking: SpikingFunction, prepare: Prepare, variables: Any, images: Array, labels: Array
+):
+    """The same in calls of at most LONGEST_CALL time-steps, unless the probe takes more, from sums so far."""
+    one, sums, state = (spiking, prepare, variables, images), None, None
+    parts, done = [], 0
+    while done < spiking.steps:
+        left = -(-(spiking.steps - done) // spiking.chunk)
+        chunks = min(left, max(1, LONGEST_CALL // spiking.chunk))
+        found, sums, state = _next_part(*one, sums, state, chunks) if done else _first_part(*one)
+        parts.append([np.asarray(each) for each in found])
+        done += len(parts[-1][0])
+        on_steps(min(done, spiking.steps))
+    return _on_all(labels), *(np.concatenate(part)[: spiking.steps] for part in zip(*parts, strict=True))
+
+
+@jax.jit
+def _on_all(labels: Array) -> Array:
+    return jax.lax.with_sharding_constraint(labels, devices.on_all())
+
+
+@partial(jax.jit, static_argnames=("spiking", "prepare"))
+def _first_part(spiking: SpikingFunction, prepare: Prepare, variables: Any, images: Array):
+    """Of the first chunk: predictions, unit spikes and confidences [n, B]; the sums and the state after it."""
+    (outputs, counts), state = _counted(spiking).first_chunk(variables, prepare(images))
+    return *_answers(outputs, counts, jnp.zeros((), sum_type(outputs.dtype))), state
+
+
+@partial(jax.jit, static_argnames=("spiking", "prepare", "chunks"))
+def _next_part(
+    spiking: SpikingFunction, prepare: Prepare, variables: Any, images: Array, sums: Array, state: Any, chunks: int
+):
+    """The same of several chunks after it."""
+    images = prepare(images)
+
+    def one_chunk(state, _):
+        found, state = _counted(spiking).next_chunk(state, variables, images)
+        return state, found
+
+    state, found = jax.lax.scan(one_chunk, state, length=chunks)
+    outputs, counts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+    return *_answers(outputs, counts, sums[None]), state
+
+
+def _counted(spiking: SpikingFunction) -> SpikingFunction:
+    return spiking.observed(partial(_unit_spikes, spiking.neuron.members))
+
+
+def _answers(outputs: Array, counts: list[Array], before: Array) -> tuple:
+    sums = before + summed_over_time(outputs)
+    found = classes_of(sums), sum(counts), confidence_of(sums)
+    return jax.lax.with_sharding_constraint(found, devices.on_all()), sums[-1]
 
 
 def _count_neurons(spiking: SpikingFunction, prepare: Prepare, variables: Any, images: Array) -> int:

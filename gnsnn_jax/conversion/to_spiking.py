@@ -115,25 +115,28 @@ class SpikingFunction:
 
     def __call__(self, *args, **kwargs):
         program, inputs, structure = self._program(args, kwargs)
-        outputs, observations = self._simulate(program, inputs)
-        outputs = jax.tree.unflatten(structure, outputs)
-        return outputs if self.observe is None else (outputs, [seen for seen in observations if seen is not None])
+        return self._returned(structure, *self._simulate(program, inputs))
 
     def first_chunk(self, *args) -> tuple[Any, list[Array]]:
-        """The outputs of as many time-steps as go together at the start, and the potentials after them."""
+        """What a call returns of as many time-steps as go together at the start, and the potentials after them."""
         return self._one_chunk(args, self._schedule()[0] or self.chunk, None, self.calibration)
 
     def next_chunk(self, potentials: list[Array], *args) -> tuple[Any, list[Array]]:
-        """The outputs of the `chunk` time-steps after these potentials, and the potentials after them."""
+        """What a call returns of the `chunk` time-steps after these potentials, and the potentials after them."""
         return self._one_chunk(args, self.chunk, potentials, None)
 
     def _one_chunk(self, args, length, potentials, calibration) -> tuple[Any, list[Array]]:
         if any(axis is not None for axis in _array_axes(self.time_axes, args, {})):
             raise InputError("a simulation chunk by chunk takes inputs that are constant in time; leave out time_axes")
         program, inputs, structure = self._program(args, {})
-        simulation = _Simulation(program, _evaluate_fixed(program, inputs), replace(self, observe=None))
-        state, (outputs, _) = simulation.chunk({}, length, simulation.start(potentials), calibration)
-        return jax.tree.unflatten(structure, outputs), state.potentials
+        simulation = _Simulation(program, _evaluate_fixed(program, inputs), self)
+        state, found = simulation.chunk({}, length, simulation.start(potentials), calibration)
+        return self._returned(structure, *found), state.potentials
+
+    def _returned(self, structure: Any, outputs: Sequence[Array], observations: Sequence[Any]) -> Any:
+        """Outputs as the network has them, and what was observed, if anything observes."""
+        outputs = jax.tree.unflatten(structure, outputs)
+        return outputs if self.observe is None else (outputs, [seen for seen in observations if seen is not None])
 
     def _program(self, args: tuple, kwargs: Mapping[str, Any]) -> tuple[Program, list[Any], Any]:
         """The traced network, its inputs with time in front, and the structure of its outputs."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from gnsnn_jax.analysis.evaluation import evaluate_over_time, predict
+from gnsnn_jax.analysis.evaluation import LONGEST_CALL, evaluate_over_time, predict
 from gnsnn_jax.data.sets import Dataset, normalise
 from gnsnn_jax.errors import InputError
 from gnsnn_jax.method.methods import Method
@@ -36,6 +36,7 @@ def compare_methods(
     with progress_bar() as bar:
         for network in networks.values():
             task = bar.add_task(f"{network.method.name:>8}", total=dataset.test.count, note="test samples")
+            part = bar.add_task("", total=steps[-1], note="time-steps of a batch", visible=steps[-1] > LONGEST_CALL)
             evaluation = evaluate_over_time(
                 network.spiking(steps[-1]),
                 network.variables,
@@ -43,7 +44,9 @@ def compare_methods(
                 prepare,
                 batch_size,
                 on_batch=partial(bar.advance, task),
+                on_steps=lambda done, part=part: bar.update(part, completed=done),
             )
+            bar.remove_task(part)
             results.append(Result(network.method, evaluation))
     # The ANN with the same folded weights, so that rounding does not count as disagreement.
     report = make_report(
