@@ -1,0 +1,13 @@
+"""Calibrations, a file each: the initial potential that each neuron starts from, found by probing its currents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gnsnn_jax.method.calibrations.base import Calibration
+from gnsnn_jax.method.calibrations.offset_spikes import OffsetSpikes, offset_spikes
+
+__all__ = ["CALIBRATIONS", "Calibration", "OffsetSpikes", "offset_spikes"]
+
+# What a method's name stands for, given probe_steps and passes.
+CALIBRATIONS: dict[str, Callable[..., Calibration]] = {"cos": offset_spikes}

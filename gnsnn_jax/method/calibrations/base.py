@@ -1,0 +1,53 @@
+"""What every calibration is: a value that finds the potential each neuron starts from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from gnsnn_jax._types import Array, Float
+from gnsnn_jax.errors import at_least_one
+from gnsnn_jax.method.neurons.base import Neuron
+
+HOW_TO_SUBCLASS = """\
+Calibration is a base class; write a subclass:
+    @dataclass(frozen=True)
+    class MyCalibration(gs.Calibration):
+        def initial(self, neuron, currents, threshold): ...    # -> initial potential
+and make it by MyCalibration(probe_steps)"""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration(ABC):
+    """Base class of calibrations. A subclass is a frozen dataclass with `initial`.
+
+    Args:
+        probe_steps: how many of the first currents it looks at, at least 1.
+
+    Raises:
+        InputError: for probe_steps < 1.
+        TypeError: for probe_steps that are no integer.
+    """
+
+    probe_steps: int
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Calibration:
+        if cls is Calibration:
+            raise TypeError(HOW_TO_SUBCLASS)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "probe_steps", at_least_one("probe_steps", self.probe_steps))
+
+    @abstractmethod
+    def initial(
+        self, neuron: Neuron, currents: Float[Array, "T *shape"], threshold: Float[Array, "..."] | float
+    ) -> Float[Array, "*shape"]:
+        """The membrane potential [...] that each neuron starts from, a pure function.
+
+        Args:
+            neuron: any whose state has a potential.
+            currents: x [T, ...] with T >= probe_steps, in the unit of the threshold.
+            threshold: [] or [C].
+        """

@@ -1,0 +1,17 @@
+"""Spiking neurons, a file a family, and the loop that runs them over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gnsnn_jax.method.neurons.base import Neuron
+from gnsnn_jax.method.neurons.group import GroupNeuron, group_neuron, integrate_and_fire
+from gnsnn_jax.method.neurons.run import run
+
+__all__ = ["NEURONS", "GroupNeuron", "Neuron", "group_neuron", "integrate_and_fire", "run"]
+
+# What a method's name stands for, given the number of members that group neurons have.
+NEURONS: dict[str, Callable[[int], Neuron]] = {
+    "if": lambda members: integrate_and_fire(),
+    "gn": group_neuron,
+}

@@ -1,0 +1,125 @@
+"""What every spiking neuron is: a value with two pure functions, `init` and `step`."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from gnsnn_jax._types import Array, Float, Int
+from gnsnn_jax.dtypes import at_least_single
+from gnsnn_jax.method.activations import align
+
+HOW_TO_SUBCLASS = """\
+Neuron is a base class and takes no arguments; write a subclass:
+    @dataclass(frozen=True)
+    class MyNeuron(gs.Neuron):
+        def init(self, threshold, shape): ...         # -> state
+        def step(self, state, x_t, threshold): ...    # -> (state, y_t)"""
+
+
+@dataclass(frozen=True, eq=False)
+class Neuron(ABC):
+    """Base class of spiking neurons. A subclass is a frozen dataclass with `init` and `step`:
+
+        @dataclass(frozen=True)
+        class Leaky(gs.Neuron):
+            leak: float = 0.9
+
+            def init(self, threshold, shape):
+                return jnp.broadcast_to(threshold / 2, shape)
+
+            def step(self, potential, x_t, threshold):
+                charged = self.leak * potential + x_t
+                spikes = gs.staircase(charged, threshold, 1)
+                return charged - spikes, spikes
+
+    Its fields are what sets two neurons apart: equal ones compile once. The state is any tree of arrays whose
+    leading axes are `shape`. `members` is the most units, threshold / members each, that one step can emit: 1
+    unless the subclass sets `members`, as an attribute or a field.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def members(self) -> int: ...
+    else:
+        members = 1
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Neuron:
+        if cls is Neuron:
+            raise TypeError(HOW_TO_SUBCLASS)
+        return super().__new__(cls)
+
+    @abstractmethod
+    def init(self, threshold: Array, shape: tuple[int, ...]) -> Any:
+        """The state before the first step.
+
+        Args:
+            threshold: [] or [C], broadcasts to `shape`.
+            shape: that of the currents of one step.
+
+        Returns:
+            A tree of arrays with leading axes `shape`, float32 or wider.
+        """
+
+    @abstractmethod
+    def step(self, state: Any, x_t: Array, threshold: Array) -> tuple[Any, Array]:
+        """One time-step, a pure function.
+
+        Args:
+            state: as `init` and `step` return it.
+            x_t: currents [...] of this step, in the type of the threshold where `run` calls it.
+            threshold: [] or [C], as in `init`.
+
+        Returns:
+            The state after the step, and the outputs y_t [...].
+        """
+
+    def unit(self, threshold: Array) -> Array:
+        """The size of one spike: threshold / members."""
+        return threshold / self.members
+
+    def potential(self, state: Any) -> Array:
+        """The membrane potential [...] within a state: the state itself if it is an array, or its `potential`.
+
+        Raises TypeError for a state without one.
+        """
+        return state if _is_array(state) else _part_of(self, state)
+
+    def with_potential(self, state: Any, potential: Array) -> Any:
+        """The state with another membrane potential; the counterpart of `potential`, and overridden with it."""
+        if _is_array(state):
+            return potential
+        _part_of(self, state)
+        return _replace(state, potential)
+
+    def count(self, outputs: Float[Array, "*shape"], threshold: Float[Array, "..."] | float) -> Int[Array, "*shape"]:
+        """How many spikes of one unit each output is: round(|y| members / threshold), int32."""
+        dtype = at_least_single(outputs.dtype)
+        unit = align(self.unit(jnp.asarray(threshold, dtype)), outputs.shape, "threshold")
+        return jnp.round(jnp.abs(outputs.astype(dtype)) / unit).astype(jnp.int32)
+
+
+def _is_array(state: Any) -> bool:
+    return jax.tree_util.treedef_is_leaf(jax.tree.structure(state))
+
+
+def _part_of(neuron: Neuron, state: Any) -> Array:
+    if not hasattr(state, "potential"):
+        name = type(neuron).__name__
+        raise TypeError(
+            f"the state of {name}, a {type(state).__name__}, has no attribute `potential`; "
+            f"give it one, or override `potential` and `with_potential` in {name}"
+        )
+    return state.potential
+
+
+def _replace(state: Any, potential: Array) -> Any:
+    if dataclasses.is_dataclass(state):
+        return dataclasses.replace(state, potential=potential)
+    return state._replace(potential=potential)

@@ -1,0 +1,92 @@
+"""Neurons over a whole sequence of currents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gnsnn_jax._types import Array, Float
+from gnsnn_jax.dtypes import state_type
+from gnsnn_jax.errors import InputError
+from gnsnn_jax.method.activations import align, floating
+from gnsnn_jax.method.neurons.base import Neuron
+from gnsnn_jax.xla.time_scan import placed_as, time_scan
+
+
+@partial(jax.jit, static_argnames="neuron")
+def run(
+    neuron: Neuron, currents: Float[Array, "T *shape"], threshold: Float[Array, "..."] | float, initial: Any = None
+) -> tuple[Float[Array, "T *shape"], Any]:
+    """Runs a neuron over a whole sequence. Differentiable through the surrogate gradient of `staircase`.
+
+    Args:
+        neuron: any `Neuron`.
+        currents: x [T, ...], in the unit of the threshold.
+        threshold: [] or [C].
+        initial: a potential [...] or whatever broadcasts to it, or a state as `run` returned it; the neuron's own
+            by default.
+
+    Returns:
+        The outputs [T, ...] in the dtype of the currents, and the final state, float32 or wider: for group neurons
+        the potential [...].
+
+    Raises:
+        InputError: for currents without a time axis and for shapes that do not broadcast.
+    """
+    currents, threshold = in_state_type(currents, threshold)
+    start = initial_state(neuron, currents, threshold, initial)
+    state, outputs = time_scan(one_step(neuron, threshold, currents.dtype), start, currents)
+    return outputs, state
+
+
+def in_state_type(currents: Array, threshold: Array | float) -> tuple[Array, Array]:
+    """Currents as they are, checked, and the threshold in the type of the states."""
+    currents = floating("currents", currents)
+    if currents.ndim < 1:
+        raise InputError("currents must have a leading time axis, got a scalar")
+    return currents, jnp.asarray(threshold, state_type(currents, threshold))
+
+
+def initial_state(neuron: Neuron, currents: Array, threshold: Array, initial: Any = None) -> Any:
+    """The state before the first of the currents [T, ...], its floating-point leaves at least as wide as the
+    threshold; with `initial`, a potential or a state, in it."""
+    own = jax.tree.map(partial(_at_least, threshold.dtype), neuron.init(threshold, currents.shape[1:]))
+    return placed_as(own if initial is None else _given_state(neuron, own, initial), currents)
+
+
+def one_step(neuron: Neuron, threshold: Array, dtype: Any = None) -> Callable[[Any, Array], tuple[Any, Array]]:
+    """The body of a scan over currents: the state keeps its types, the outputs get `dtype` if there is one."""
+
+    def fire(state: Any, x_t: Array) -> tuple[Any, Array]:
+        after, y_t = neuron.step(state, x_t.astype(threshold.dtype), threshold)
+        return jax.tree.map(_as, after, state), y_t if dtype is None else y_t.astype(dtype)
+
+    return fire
+
+
+def _given_state(neuron: Neuron, own: Any, initial: Any) -> Any:
+    if jax.tree_util.treedef_is_leaf(jax.tree.structure(initial)):
+        return neuron.with_potential(own, _filled(initial, neuron.potential(own), "initial potential"))
+    wanted, given = jax.tree.structure(own), jax.tree.structure(initial)
+    if wanted != given:
+        raise InputError(f"initial must be a potential or a state of structure {wanted}, got {given}")
+    return jax.tree.map(lambda value, like: _filled(value, like, "initial state"), initial, own)
+
+
+def _filled(value: Any, like: Array, name: str) -> Array:
+    return jnp.broadcast_to(align(_as(jnp.asarray(value), like), like.shape, name), like.shape)
+
+
+def _at_least(dtype: Any, leaf: Any) -> Array:
+    leaf = jnp.asarray(leaf)
+    if not jnp.issubdtype(leaf.dtype, jnp.floating) or jnp.finfo(leaf.dtype).bits > jnp.finfo(dtype).bits:
+        return leaf
+    return leaf.astype(dtype)
+
+
+def _as(leaf: Array, like: Array) -> Array:
+    return leaf if leaf.dtype == like.dtype else leaf.astype(like.dtype)
