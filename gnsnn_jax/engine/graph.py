@@ -15,29 +15,42 @@ from typing import Any, NamedTuple
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from gnsnn_jax._types import Array
+from gnsnn_jax.engine.frames import Frame, frames_of, library_function, place_of
 from gnsnn_jax.engine.jaxprs import (
     bind,
     called_by,
     has_own_gradient,
-    library_function,
-    place_of,
+    made_in_a_norm,
     scope_of,
+    without_dead_code,
 )
+from gnsnn_jax.engine.parameters import parameter_p
 
 Slot = int  # names a value; every value of a network has its own
 
 
 class Origin(NamedTuple):
-    """Where an operation comes from, as far as the calls around it tell: line of the user's code, modules, and
-    function of `jax.nn`."""
+    """Where an operation comes from, as far as the calls around it tell: lines of code and modules, outermost
+    first, function of `jax.nn`, and whether a normalisation."""
 
-    place: str | None = None
+    frames: tuple[Frame, ...] = ()
     scope: tuple[str, ...] = ()
     function: str | None = None
+    in_norm: bool = False
+
+    @property
+    def place(self) -> str | None:
+        """File and line of the user's code, if JAX knows any."""
+        return place_of(self.frames)
 
     def inside(self, eqn: JaxprEqn) -> Origin:
         """The origin of the operations within an equation."""
-        return Origin(place_of(eqn) or self.place, self.scope + scope_of(eqn), self.function or library_function(eqn))
+        return Origin(
+            self.frames + frames_of(eqn),
+            self.scope + scope_of(eqn),
+            self.function or library_function(eqn),
+            self.in_norm or made_in_a_norm(eqn),
+        )
 
 
 class Activation(NamedTuple):
@@ -76,6 +89,7 @@ class Network:
     outputs: tuple[Slot, ...] = ()
     constants: dict[Slot, Any] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
+    parameters: set[Slot] = field(default_factory=set)  # inputs that are no data
     new_slot: Callable[[], Slot] = field(default_factory=lambda: itertools.count().__next__)
 
     @property
@@ -129,7 +143,7 @@ def _needed(operations: Sequence[Operation], wanted: Iterable[Slot]) -> list[Ope
 
 def entered(traced: ClosedJaxpr, enters: Callable[[JaxprEqn], bool]) -> Network:
     """The operations that the outputs need, calls entered; `enters` decides on calls with a gradient of their own."""
-    network = Network()
+    network, traced = Network(), without_dead_code(traced)
     network.inputs = tuple(network.new_slot() for _ in traced.jaxpr.invars)
     network.outputs = tuple(_enter(network, traced, network.inputs, Origin(), enters))
     network.operations = _needed(network.operations, network.outputs)
@@ -151,6 +165,9 @@ def _enter(network: Network, called: ClosedJaxpr, inputs: Sequence[Slot], origin
 
 
 def _add(network: Network, eqn: JaxprEqn, inputs: tuple[Slot, ...], origin: Origin, enters) -> Sequence[Slot]:
+    if eqn.primitive is parameter_p:
+        network.parameters.update(inputs)
+        return inputs
     called = called_by(eqn)
     if called and (not has_own_gradient(eqn) or enters(eqn)):
         return _enter(network, called, inputs, origin.inside(eqn), enters)

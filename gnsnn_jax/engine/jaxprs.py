@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import sys
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.interpreters import partial_eval
 
 from gnsnn_jax._types import Array
+from gnsnn_jax.xla.convolution import convolve
 
 CALLS = {
     "jit": "jaxpr",
@@ -26,8 +24,9 @@ CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
+CONVOLUTIONS = ("conv_general_dilated", "repaired_convolution")
 # Operations that apply weights.
-WEIGHTED = ("dot_general", "conv_general_dilated", "ragged_dot_general")
+WEIGHTED = ("dot_general", *CONVOLUTIONS, "ragged_dot_general")
 
 
 def called_by(eqn: JaxprEqn) -> ClosedJaxpr | None:
@@ -60,8 +59,9 @@ def applies(eqn: JaxprEqn, primitives: Collection[str]) -> bool:
 
 def bind(eqn: JaxprEqn, *values: Any, **changed: Any) -> list[Array]:
     """Applies the operation of an equation to other values, with some of its parameters changed."""
+    apply = convolve if eqn.primitive.name in CONVOLUTIONS else eqn.primitive.bind
     with eqn.ctx.manager:
-        outputs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params | changed))
+        outputs = apply(*values, **eqn.primitive.get_bind_params(eqn.params | changed))
     return list(outputs) if eqn.primitive.multiple_results else [outputs]
 
 
@@ -80,31 +80,17 @@ def scope_of(eqn: JaxprEqn) -> tuple[str, ...]:
     return tuple(name for name in names.split("/") if name)
 
 
-_LIBRARIES = ("jax", "jaxlib", "flax", "equinox", "haiku", "einops", "jaxtyping", "beartype", "numpy")
-_NN = str(Path("jax", "_src", "nn", "functions.py"))
-_PYTHON = ("contextlib", "functools", "dataclasses", "threading", "runpy")
-_OURS = tuple(str(Path(__file__).parents[1] / room) + os.sep for room in ("method", "engine", "conversion", "xla"))
+_NORM = re.compile(r"(batch|layer|group|instance|rms|weight)_?norm|normali[sz]ation|standardize", re.IGNORECASE)
 
 
-def place_of(eqn: JaxprEqn) -> str | None:
-    """File and line of the user's code that an equation comes from, if JAX knows any."""
-    traceback, libraries = eqn.source_info.traceback, _library_roots()
-    for frame in traceback.frames if traceback else []:
-        if not frame.file_name.startswith(libraries):
-            return f"{frame.file_name}:{frame.line_num}"
-    return None
-
-
-def library_function(eqn: JaxprEqn) -> str | None:
-    """The function of `jax.nn` that an equation is a part of, such as gelu, if JAX knows."""
+def made_in_a_norm(eqn: JaxprEqn) -> bool:
+    """Whether a function, file or module around an equation is called after a normalisation, such as LayerNorm."""
     traceback = eqn.source_info.traceback
-    names = [frame.function_name for frame in (traceback.frames if traceback else []) if frame.file_name.endswith(_NN)]
-    return names[-1] if names else None
+    frames = [f"{frame.file_name} {frame.function_name}" for frame in traceback.frames] if traceback else []
+    return any(_NORM.search(each) for each in [*frames, str(eqn.source_info.name_stack)])
 
 
-def _library_roots() -> tuple[str, ...]:
-    """Where files lie that are not the user's: of the libraries in use, of Python, of the method itself."""
-    modules = [sys.modules[name] for name in _LIBRARIES if name in sys.modules]
-    roots = [str(Path(module.__file__).parent) + os.sep for module in modules if getattr(module, "__file__", None)]
-    python = Path(contextlib.__file__).parent
-    return (*roots, *(str(python / f"{name}.py") for name in _PYTHON), "<frozen ", *_OURS)
+def without_dead_code(traced: ClosedJaxpr) -> ClosedJaxpr:
+    """The same function of the same inputs, without what its outputs do not need, in loops and calls too."""
+    jaxpr, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars), instantiate=True)
+    return ClosedJaxpr(jaxpr, traced.consts)

@@ -17,6 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from gnsnn_jax.engine.graph import Network, Operation, Origin, Slot
 from gnsnn_jax.engine.jaxprs import called_by, inner_jaxprs
 from gnsnn_jax.engine.recognise import holds_activation, network_of
+from gnsnn_jax.engine.rules import NORM_REMEDY, is_linear, remedy_of
 from gnsnn_jax.errors import InputError, nearest
 from gnsnn_jax.method.activations import align
 
@@ -91,9 +92,10 @@ class _Refusals(NamedTuple):
 
     def add_not_linear(self, eqn: JaxprEqn) -> None:
         """Adds the operation, or the function of `jax.nn` that it is a part of."""
-        if function := self.origin.inside(eqn).function:
-            return self.add(eqn, FUNCTION_REMEDIES.get(function, _USE_ANOTHER), function)
-        return self.add(eqn, REMEDIES.get(eqn.primitive.name, _DEFAULT_REMEDY))
+        origin = self.origin.inside(eqn)
+        if origin.function:
+            return self.add(eqn, FUNCTION_REMEDIES.get(origin.function, _NO_RELU), origin.function)
+        return self.add(eqn, NORM_REMEDY if origin.in_norm else remedy_of(eqn))
 
 
 class _Sorting:
@@ -173,61 +175,15 @@ def _listed(names: Sequence[str]) -> str:
 
 # How time spreads.
 
-ANY = None  # every operand may carry spikes
-# Operations that are linear in the operands at these positions together.
-LINEAR = {
-    **dict.fromkeys(
-        "add add_any sub neg reduce_sum reduce_window_sum cumsum fft copy name device_put "
-        "reshape broadcast_in_dim squeeze expand_dims transpose rev slice split concatenate stack unstack tile pad "
-        "real imag conj complex reduce_precision optimization_barrier sharding_constraint reshard mesh_cast "
-        "pvary pcast psum psum_invariant all_gather all_to_all ppermute reduce_scatter "
-        "debug_callback debug_print".split(),
-        ANY,
-    ),
-    "convert_element_type": ANY,
-    "div": {0},
-    "gather": {0},
-    "dynamic_slice": {0},
-    "dynamic_update_slice": {0, 1},
-    "scatter": {0, 2},
-    "scatter-add": {0, 2},
-    "scatter_add": {0, 2},
-    "scatter-mul": {0},
-    "scatter_mul": {0},
-    "triangular_solve": {1},
-}
-# Operations that are linear in each operand while the others are fixed.
-BILINEAR = {"mul", "dot_general", "conv_general_dilated", "ragged_dot_general"}
-
-_USE_ANOTHER = (
+_APPLY_AFTERWARDS = "leave it out of the network and apply it to the mean of the outputs over time"
+_NO_RELU = (
     "conversion knows the activations relu, clip(x, 0, a) and gnsnn_jax.qcfs; use one, or move this out of the network"
 )
-_TRAINING_NORM = (
-    "if this is a batch norm, run it in inference mode (train=False, use_running_average=True); layer "
-    "and group norms do not convert"
-)
-_APPLY_AFTERWARDS = "leave it out of the network and apply it to the outputs summed over time"
 # Of functions of jax.nn that are no activations.
 FUNCTION_REMEDIES = {
     **dict.fromkeys(["softmax", "log_softmax", "logsumexp"], _APPLY_AFTERWARDS),
-    "standardize": _TRAINING_NORM,
+    "standardize": NORM_REMEDY,
 }
-REMEDIES = {
-    **dict.fromkeys(["max", "min", "clamp", "tanh", "logistic", "erf", "sign", "abs"], _USE_ANOTHER),
-    **dict.fromkeys(["square", "integer_pow", "pow", "sqrt", "rsqrt"], _TRAINING_NORM),
-    **dict.fromkeys(
-        ["reduce_window_max", "reduce_max", "reduce_window", "reduce_min", "select_and_gather_add"],
-        "the maximum of spike trains is not the maximum of their rates; use average pooling",
-    ),
-    **dict.fromkeys(["exp", "log", "argmax", "argmin", "sort", "top_k"], _APPLY_AFTERWARDS),
-    **dict.fromkeys(
-        ["mul", "dot_general", "conv_general_dilated", "ragged_dot_general"],
-        "it multiplies one spike train by another; only products with fixed values convert (" + _TRAINING_NORM + ")",
-    ),
-    "div": "spikes cannot be divided by; divide by fixed values only (" + _TRAINING_NORM + ")",
-    "select_n": "the condition of a selection must not depend on spikes",
-}
-_DEFAULT_REMEDY = "use operations that are linear in the spikes, or move it out of the network"
 _HIDDEN_ACTIVATION = {
     True: "an activation inside would need a neuron for each pass; write the layers out one by one",
     False: "an activation inside cannot be reached; apply this to the converted network instead",
@@ -247,7 +203,7 @@ def _spread(eqn: JaxprEqn, have_time: Sequence[bool], refusals: _Refusals) -> li
         return _spread_control_flow(eqn, have_time, refusals)
     if called := called_by(eqn):
         return _spread_through(called.jaxpr, have_time, refusals.inside(eqn))
-    if not _is_linear(eqn, have_time):
+    if not is_linear(eqn, [position for position, timed in enumerate(have_time) if timed]):
         refusals.add_not_linear(eqn)
     return [True] * len(eqn.outvars)
 
@@ -304,18 +260,6 @@ def _spread_carry(body: Jaxpr, fixed, carry, scanned, refusals: _Refusals) -> tu
             refusals.lines.extend(found.lines)
             return carry, spread
         carry = grown
-
-
-def _is_linear(eqn: JaxprEqn, have_time: Sequence[bool]) -> bool:
-    name = eqn.primitive.name
-    timed = {position for position, has_time in enumerate(have_time) if has_time}
-    if name == "convert_element_type":
-        return jnp.issubdtype(eqn.params["new_dtype"], jnp.inexact)
-    if name == "select_n":
-        return 0 not in timed
-    if name in BILINEAR:
-        return len(timed) == 1
-    return name in LINEAR and (LINEAR[name] is ANY or timed <= LINEAR[name])
 
 
 def _refusal_text(refusals: list[str]) -> str:

@@ -11,6 +11,7 @@ from jax.extend.core import ClosedJaxpr
 from gnsnn_jax.engine.arrays import as_array, is_array
 from gnsnn_jax.engine.batches import arguments_of as arguments_of
 from gnsnn_jax.engine.batches import is_table
+from gnsnn_jax.engine.parameters import are_parameters, marked
 from gnsnn_jax.errors import InputError
 
 
@@ -42,12 +43,14 @@ def arrays_of(args: tuple, kwargs: Mapping[str, Any]) -> list[Any]:
     return parted(args, kwargs)[0]
 
 
-def of_arrays(ann: Callable, args: tuple, kwargs: Mapping[str, Any]) -> Callable:
-    """`ann` as a function of the arrays among its arguments; the others reach it as they are here."""
-    _, others = parted(args, kwargs)
+def of_arrays(ann: Callable, args: tuple, kwargs: Mapping[str, Any], seen: Sequence[Any] | None = None) -> Callable:
+    """`ann` as a function of the arrays among its arguments, or of what it sees in place of these; the others reach
+    it as they are here."""
+    arrays, others = parted(args, kwargs)
+    flags = are_parameters(*others.around(arrays if seen is None else seen))
 
     def function(*arrays):
-        args, kwargs = others.around(arrays)
+        args, kwargs = others.around(marked(arrays, flags))
         return ann(*args, **kwargs)
 
     return function
@@ -64,7 +67,7 @@ def trace(
     """
     _refuse_lists(args)
     seen = arrays_of(args, kwargs) if seen is None else seen
-    traced, shapes = jax.make_jaxpr(of_arrays(ann, args, kwargs), return_shape=True)(*seen)
+    traced, shapes = jax.make_jaxpr(of_arrays(ann, args, kwargs, seen), return_shape=True)(*seen)
     return traced, jax.tree.structure(shapes)
 
 

@@ -1,0 +1,63 @@
+"""Which arguments of a network are its parameters and no data: known from how it is called, marked in its trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from gnsnn_jax._types import Array
+from gnsnn_jax.engine.arrays import is_array
+
+parameter_p = Primitive("parameter")  # the identity
+parameter_p.def_impl(lambda x: x)
+parameter_p.def_abstract_eval(lambda x: x)
+ad.deflinear2(parameter_p, lambda cotangent, _: [cotangent])
+batching.defvectorized(parameter_p)
+mlir.register_lowering(parameter_p, lambda _, x: [x])
+
+
+def marked(arrays: Sequence[Any], are_parameters: Sequence[bool]) -> list[Array]:
+    """The arrays, those that are parameters so marked that a trace shows it."""
+    pairs = zip(arrays, are_parameters, strict=True)
+    return [parameter_p.bind(x) if is_parameter and _is_float(x) else x for x, is_parameter in pairs]
+
+
+def _is_float(x: Any) -> bool:
+    return np.issubdtype(x.dtype, np.floating)
+
+
+def are_parameters(args: tuple, kwargs: Mapping[str, Any]) -> list[bool]:
+    """Of each array among the arguments of a network, whether it is a parameter.
+
+    Parameters are the first positional argument with arrays where it is a tree, such as the variables of Flax or a
+    module of Equinox, and arrays come behind it. Of arrays one behind another, those that differ from the last in
+    the length of the first axis are parameters, unless both have one axis at most: they are no batch beside it.
+    """
+    last = _last_with_arrays(args, kwargs)
+    flags = []
+    for position, argument in enumerate(args):
+        behind = [*args[position + 1 :], *kwargs.values()]
+        found = any(map(_arrays, behind)) and (
+            _is_other_batch(argument, last) if is_array(argument) else not any(map(_arrays, args[:position]))
+        )
+        flags += [found] * len(_arrays(argument))
+    return flags + [False] * len(_arrays(dict(kwargs)))
+
+
+def _arrays(tree: Any) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if is_array(leaf)]
+
+
+def _last_with_arrays(args: tuple, kwargs: Mapping[str, Any]) -> Any:
+    found = [arrays for arrays in map(_arrays, [*args, *kwargs.values()]) if arrays]
+    return found[-1][0] if found else None
+
+
+def _is_other_batch(argument: Any, last: Any) -> bool:
+    one, other = (tuple(getattr(x, "shape", np.shape(x))) for x in (argument, last))
+    return max(len(one), len(other)) > 1 and one[:1] != other[:1]
