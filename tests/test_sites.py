@@ -1,6 +1,10 @@
 """Which activations conversion finds, under which names, and what their thresholds make of them."""
 
+import importlib
 import inspect
+import random
+import re
+import runpy
 
 import equinox as eqx
 import flax.linen as nn
@@ -12,6 +16,10 @@ from cases import dyadic
 from flax import nnx
 
 import gnsnn_jax as gs
+from gnsnn_jax.data.sets import Statistics
+from gnsnn_jax.method.methods import parse_method
+from gnsnn_jax.runs.converted import ConvertedNetwork
+from gnsnn_jax.runtime.config import Model
 
 WEIGHTS, X = dyadic(0, (3, 3)), dyadic(1, (4, 3))
 THRESHOLD, MEMBERS = 2.0, 4
@@ -22,7 +30,7 @@ def names(ann, *args):
 
 
 def here():
-    """The line that calls this, as names have it."""
+    """The line that calls this, as errors name it."""
     return f"test_sites.py:{inspect.currentframe().f_back.f_lineno}"
 
 
@@ -201,35 +209,188 @@ def test_names_are_the_same_in_every_trace(twice):
     assert {site.shape for site in seen} == {(4, 3)}
 
 
-class NnxNetwork(nnx.Module):
+WRITTEN = {
+    "functions": """
+import jax, jax.numpy as jnp
+W = jnp.eye(3)
+
+
+@jax.jit
+def block(x):
+    return jnp.maximum(x @ W, 0)
+
+
+def network(x):
+    x = jax.nn.relu(block(x) @ W)
+    return sum([block(x + i) for i in range(2)]) @ W
+""",
+    "lambdas": """
+import jax, jax.numpy as jnp
+W = jnp.eye(3)
+layer = lambda x: jax.nn.relu(x @ W)
+
+
+def made(activation):
+    return lambda x: activation(x @ W)
+
+
+network = lambda x: made(jax.nn.relu6)(layer(layer(x)))
+""",
+    "nnx": """
+import jax
+from flax import nnx
+
+
+class Block(nnx.Module):
     def __init__(self, rngs):
-        self.layers = nnx.List([nnx.Linear(3, 3, rngs=rngs) for _ in range(2)])
+        self.layer = nnx.Linear(3, 3, rngs=rngs)
 
     def __call__(self, x):
-        for layer in self.layers:
-            places.append(here()), (x := nnx.relu(layer(x)))
-        return x
+        return nnx.relu(self.layer(x))
 
 
-class EquinoxNetwork(eqx.Module):
-    layers: list
+class Network(nnx.Module):
+    def __init__(self, rngs):
+        self.blocks = nnx.List([Block(rngs), Block(rngs)])
+
+    def encode(self, x):
+        return jax.nn.relu6(self.blocks[1](x))
 
     def __call__(self, x):
-        for layer in self.layers:
-            places.append(here()), (x := jax.nn.relu(layer(x)))
-        return x
+        return nnx.relu(self.encode(self.blocks[0](x)))
 
 
-places = []
+network = Network(nnx.Rngs(0))
+""",
+    "equinox": """
+import equinox as eqx, jax
+key = jax.random.key(0)
+linear = eqx.nn.Linear(3, 3, key=key)
 
 
-@pytest.mark.parametrize("framework", ["nnx", "equinox"])
-def test_without_module_names_the_place_in_the_code_is_the_name(framework):
-    linear = lambda seed: eqx.nn.Linear(3, 3, key=jax.random.key(seed))
-    ann = NnxNetwork(nnx.Rngs(0)) if framework == "nnx" else jax.vmap(EquinoxNetwork([linear(0), linear(1)]))
-    places.clear()
-    found = names(ann, X)
-    assert found == [places[0], f"{places[0]}#2"]
+class Head(eqx.Module):
+    linear: eqx.Module
+
+    def __call__(self, x):
+        return jax.nn.relu(self.linear(x))
+
+
+class Network(eqx.Module):
+    body: eqx.Module
+    head: Head
+
+    def __call__(self, x):
+        return jax.nn.relu(self.head(self.body(x)))
+
+
+network = jax.vmap(Network(eqx.nn.Sequential([linear, eqx.nn.Lambda(jax.nn.relu)]), Head(linear)))
+""",
+    "sequential": """
+import equinox as eqx, jax
+layers = [eqx.nn.Linear(3, 3, key=jax.random.key(0)), eqx.nn.Lambda(jax.nn.relu)]
+
+
+network = jax.vmap(eqx.nn.Sequential(layers * 2))
+""",
+}
+NAMES = {
+    "functions": ["block/relu", "written/relu", "block/relu#2", "block/relu#3"],
+    "lambdas": ["written/relu", "written/relu#2", "made/clip"],
+    "nnx": ["Block/relu", "Network.encode/Block/relu", "Network.encode/clip", "written/relu"],
+    "equinox": ["eqx.nn.Sequential/relu", "Head/relu", "written/relu"],
+    "sequential": ["relu", "relu#2"],
+}
+
+
+def written(folder, source):
+    path = folder / "written.py"
+    path.write_text(source)
+    return runpy.run_path(str(path))["network"]
+
+
+def edited(source, random):
+    """The same code between other lines: comments and empty lines anywhere, functions between those there are."""
+    around = lambda line: "".join(random.choice(["", "", "# more\n", "\n"]) for _ in range(3)) + line
+    parts = source.split("\n\n\n")
+    parts = ["\n".join(map(around, part.split("\n"))) for part in parts]
+    return "\n\n\n".join(part + random.choice(["", "\n\n\ndef unused():\n    pass"]) for part in parts)
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_names_stay_while_the_code_around_is_edited(case, tmp_path):
+    assert names(written(tmp_path, WRITTEN[case]), X) == NAMES[case]
+    for seed in range(4):
+        changed = edited(WRITTEN[case], random.Random(seed))
+        assert changed != WRITTEN[case]
+        assert names(written(tmp_path, changed), X) == NAMES[case]
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_names_are_the_same_however_the_network_is_called(case, tmp_path):
+    network = written(tmp_path, WRITTEN[case])
+    calls = [jax.jit(network), jax.checkpoint(network), lambda x: network(2 * x), jax.vmap(lambda x: network(x[None]))]
+    for call in calls:
+        assert names(call, X) == NAMES[case]
+
+
+def lines_of(source, *codes):
+    return [f"written.py:{1 + source[: source.index(code)].count(chr(10))}" for code in codes]
+
+
+FORMER_NAMES = {
+    "functions": ("(x @ W, 0)", "jax.nn.relu(block", "(x @ W, 0)", "(x @ W, 0)"),
+    "lambdas": ("layer = ", "layer = ", "return lambda"),
+    "nnx": ("nnx.relu(self.layer", "nnx.relu(self.layer", "jax.nn.relu6", "nnx.relu(self.encode"),
+}
+
+
+@pytest.mark.parametrize("case", FORMER_NAMES)
+def test_thresholds_stored_by_file_and_line_are_those_of_the_same_activations(case, tmp_path):
+    source = WRITTEN[case]
+    network, lines = written(tmp_path, source), lines_of(source, *FORMER_NAMES[case])
+    numbers = [lines[: index + 1].count(line) for index, line in enumerate(lines)]
+    former = [line if number == 1 else f"{line}#{number}" for line, number in zip(lines, numbers, strict=True)]
+    values = dict(zip(former, 2.0 ** np.arange(len(former)), strict=True))
+    present = dict(zip(names(network, X), values.values(), strict=True))
+    found, expected = converted(network, thresholds=values), converted(network, thresholds=present)
+    np.testing.assert_array_equal(found, expected)
+    half = dict(list(values.items())[:1] + list(present.items())[1:])
+    np.testing.assert_array_equal(converted(network, thresholds=half), expected)
+    convert = lambda thresholds: gs.to_spiking(network, gs.group_neuron(2), steps=2, thresholds=thresholds)
+    assert str(gs.verify(network, convert(values), [X])) == str(gs.verify(network, convert(present), [X]))
+    with pytest.raises(gs.InputError, match=r"written\.py:999"):
+        converted(network, thresholds=present | {"written.py:999": 1.0})
+
+
+OWN_NETWORK = """
+import jax, numpy as np
+
+def apply(variables, images):
+    return jax.nn.relu(images.reshape(len(images), -1) @ variables) @ variables
+
+def make():
+    return apply, np.eye(4, dtype=np.float32)
+"""
+
+
+def test_stored_networks_with_names_of_file_and_line_still_load(tmp_path, monkeypatch):
+    (tmp_path / "network_stored_before.py").write_text(OWN_NETWORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    stored = lambda name: ConvertedNetwork(
+        Model("network_stored_before:make"),
+        4,
+        (2, 2, 1),
+        Statistics((0.0,), (255.0,)),
+        parse_method("gn", members=2, probe_steps=4),
+        3,
+        np.eye(4, dtype=np.float32),
+        {name: np.asarray(0.5, np.float32)},
+    )
+    stored("network_stored_before.py:5").save(tmp_path / "stored")
+    images = dyadic(3, (2, 2, 2, 1))
+    found = gs.load_converted(tmp_path / "stored")(images)
+    np.testing.assert_array_equal(found, stored("network_stored_before/relu")(images))
+    assert np.abs(found).sum() > 0
 
 
 def test_networks_of_functions_alone_have_names_too():
@@ -362,6 +523,9 @@ def test_functions_of_jax_nn_are_refused_by_their_names_and_once(name):
     assert f": {name}: {remedy}" in line
 
 
+places = []
+
+
 def test_everything_in_the_way_is_refused_at_once():
     def ann(x):
         x = jax.nn.relu6(x @ WEIGHTS)
@@ -377,6 +541,41 @@ def test_everything_in_the_way_is_refused_at_once():
     assert "5 operations" in message
     for place, what in zip(places, ["relu", "tanh", "relu", "reduce_window_max", "scan"], strict=True):
         assert f"{place}: {what}: " in message
+
+
+TANH = eqx.nn.Lambda(jnp.tanh)
+
+
+def test_without_a_line_of_the_users_the_one_of_the_framework_is_named():
+    qcfs = eqx.nn.Lambda(lambda x: gs.qcfs(x, 1.0, 4))
+    message = refused(jax.vmap(eqx.nn.Sequential([qcfs, TANH])), X)
+    assert re.search(r"^  equinox/nn/_sequential.py:\d+ \(equinox.nn._sequential\): tanh: ", message, re.MULTILINE)
+
+
+PACKAGED = """
+import jax.numpy as jnp, gnsnn_jax as gs
+from {framework} import {module}
+
+def steep(x):
+    return jnp.var({call}(jnp.tanh, gs.qcfs(x, 1.0, 4)))
+"""
+CALLS = {"flax": ("linen", "(lambda f, x: f(x))"), "equinox": ("filter_jit", "(lambda f, x: filter_jit(f)(x))")}
+
+
+@pytest.mark.parametrize("framework", CALLS)
+def test_installed_packages_are_not_the_users_code(framework, tmp_path, monkeypatch):
+    folder = tmp_path / "site-packages" / f"packaged_{framework}"
+    folder.mkdir(parents=True)
+    module, call = CALLS[framework]
+    (folder / "parts.py").write_text(PACKAGED.format(framework=framework, module=module, call=call))
+    monkeypatch.syspath_prepend(folder.parent)
+    steep = importlib.import_module(f"packaged_{framework}.parts").steep
+    places.clear()
+    message = refused(lambda x: (places.append(here()), steep(x))[1], X)
+    assert f"{places[0]}: tanh: " in message
+    message = refused(steep, X)
+    assert f"packaged_{framework}/parts.py:6 (packaged_{framework}.parts): tanh: " in message
+    assert "jax/" not in message
 
 
 @pytest.mark.parametrize("loop", ["scan", "cond"])

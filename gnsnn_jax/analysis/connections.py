@@ -23,7 +23,7 @@ from gnsnn_jax._types import Array, Int
 from gnsnn_jax.conversion.sites import Site, site_of
 from gnsnn_jax.conversion.to_spiking import SpikingFunction
 from gnsnn_jax.engine.graph import Operation, Slot
-from gnsnn_jax.engine.jaxprs import WEIGHTED, applies, bind, called_by, place_of
+from gnsnn_jax.engine.jaxprs import WEIGHTED, applies, bind, called_by
 from gnsnn_jax.engine.split import CONTROL_FLOW, Program, flatten
 from gnsnn_jax.engine.tracing import arguments_of, arrays_of, trace
 from gnsnn_jax.errors import InputError
@@ -38,7 +38,7 @@ _REARRANGING = frozenset(
 class Layer(NamedTuple):
     """An operation with weights.
 
-    name       path of its module where the framework leaves one, else file and line
+    name       path of its module where the framework leaves one, else of its functions
     source     names its input in every trace of the network
     output     and its output
     operand    which of its inputs is the data
@@ -208,7 +208,7 @@ class _Counting:
         """Raises InputError for a loop or a call whose connections are to be counted."""
         eqn = operation.eqn
         if counts and (eqn.primitive.name in CONTROL_FLOW or called_by(eqn)):
-            place = place_of(eqn) or operation.origin.place or "unknown place"
+            place = operation.origin.inside(eqn).place or "unknown place"
             raise InputError(
                 f"{place}: {eqn.primitive.name}: connections inside of it cannot be counted; write its layers out, one "
                 "by one, to have operations and energy in the report"

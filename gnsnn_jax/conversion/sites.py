@@ -17,8 +17,9 @@ from gnsnn_jax.engine.tracing import arrays_of, trace
 class Site(NamedTuple):
     """An activation of a network.
 
-    name        path of its module where the framework leaves one ("stage1_block0/act1"), else file and line
-                ("network.py:31"); one that occurs again gets a number: "act1#2"
+    name        path of its module where the framework leaves one ("stage1_block0/act1"), else of the classes
+                and functions of the user's code that it stands in ("Block/relu"), or of the file, where these are
+                the whole network ("network/relu"); one that occurs again gets a number: "act1#2"
     kind        "qcfs", "relu" or "clip", which is a ReLU with an upper bound such as `relu6`
     shape       of its currents, batch included
     threshold   its own: that of `qcfs`, the bound of a clip; None for a ReLU
@@ -34,7 +35,9 @@ def sites(ann: Callable, *args: Any, **kwargs: Any) -> list[Site]:
     """The activations of a network that conversion can turn into neurons, in the order of evaluation.
 
     The arguments are those of `ann`, arrays or `jax.ShapeDtypeStruct`s in their place; of a threshold
-    that depends on these only the shape is known. Names are the same in every trace of the same code.
+    that depends on these only the shape is known. Names are the same in every trace of the same code, and
+    stay the same where lines are added around it; those of former versions, a file and line such as
+    "network.py:31", still name thresholds.
     Activations are calls of `qcfs`, `jax.nn.relu` and `jax.nn.relu6` under any of their names, and of
     cuts of other spelling, such as `maximum(x, 0)`, `clip(x, 0, a)` and `lax.clamp`, those that stand
     behind weights: before them they keep pixels in range.

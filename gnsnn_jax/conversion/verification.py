@@ -17,6 +17,7 @@ from gnsnn_jax.conversion.to_spiking import SpikingFunction
 from gnsnn_jax.dtypes import sum_type, summed_over_time
 from gnsnn_jax.engine.batches import Batches
 from gnsnn_jax.engine.graph import Network, Operation, Slot, evaluate
+from gnsnn_jax.engine.names import by_present_names
 from gnsnn_jax.engine.recognise import network_of
 from gnsnn_jax.engine.tracing import arrays_of, of_arrays, parted, trace
 from gnsnn_jax.errors import InputError, nearest
@@ -146,6 +147,7 @@ def _compare(
 ) -> tuple[_Hits, _Squares, list[tuple[_Squares, _Squares]]]:
     """The sums over a batch."""
     network = network_of(jax.make_jaxpr(ann)(*arrays))
+    thresholds = by_present_names(spiking.thresholds or {}, network.operations)
     by_name = {operation.activation.name: operation for operation in network.activations}
     populations = [by_name[name] for name in names]
     slots = {slot for each in populations for slot in (*each.activation[2:], *each.outputs) if slot is not None}
@@ -158,7 +160,7 @@ def _compare(
     of_sites = []
     for name, operation in zip(names, populations, strict=True):
         right = values[operation.outputs[0]]
-        alone = _run_alone(spiking, operation, values)
+        alone = _run_alone(spiking, thresholds, operation, values)
         of_sites.append((_squares(trains[name], right), _squares(alone, right)))
     reached = _reached(network, populations)
     predict = [slot in reached and _has_classes(right) for slot, right in zip(network.outputs, rights, strict=True)]
@@ -167,10 +169,12 @@ def _compare(
     return _total([none, *hits]), _total([_squares(*pair) for pair in pairs]), of_sites
 
 
-def _run_alone(spiking: SpikingFunction, operation: Operation, values: Mapping[Slot, Any]) -> Array:
+def _run_alone(
+    spiking: SpikingFunction, thresholds: Mapping[str, Any], operation: Operation, values: Mapping[Slot, Any]
+) -> Array:
     """The spikes of a population on the current that the network itself has there."""
     name, _, current, own = operation.activation
-    threshold = (spiking.thresholds or {}).get(name, None if own is None else values[own])
+    threshold = thresholds.get(name, None if own is None else values[own])
     current = jnp.asarray(values[current])
     return run(spiking.neuron, jnp.broadcast_to(current, (spiking.steps, *current.shape)), threshold)[0]
 

@@ -37,9 +37,11 @@ def by_present_names(values: Mapping[str, Any], operations: Sequence[Operation])
         return values
     former = [_former_name(operation, origin, shared) for operation, origin in zip(activations, origins, strict=True)]
     renamed = {
-        old: new for old, new in zip(_numbered(former), present, strict=True) if not {old, new} & set(present) - {new}
+        old: new
+        for old, new in zip(_numbered(former), present, strict=True)
+        if old not in present and new not in values
     }
-    return {name if renamed.get(name) in values else renamed.get(name, name): value for name, value in values.items()}
+    return {renamed.get(name, name): value for name, value in values.items()}
 
 
 class _Shared(NamedTuple):

@@ -16,6 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from gnsnn_jax.engine.graph import Network, Operation, Origin, Slot
 from gnsnn_jax.engine.jaxprs import called_by, inner_jaxprs
+from gnsnn_jax.engine.names import by_present_names
 from gnsnn_jax.engine.recognise import holds_activation, network_of
 from gnsnn_jax.engine.rules import NORM_REMEDY, is_linear, remedy_of
 from gnsnn_jax.errors import InputError, nearest
@@ -61,7 +62,8 @@ def flatten(
     there or do not broadcast, and where spikes reach a ReLU without threshold or an operation that is not
     linear in them; the error names each of these, its file and line, and the remedy.
     """
-    network, thresholds = network_of(traced), thresholds or {}
+    network = network_of(traced)
+    thresholds = by_present_names(thresholds or {}, network.operations)
     _check_names(network, thresholds)
     sorting = _Sorting(network, inputs_have_time, thresholds)
     if sorting.refusals.lines:
