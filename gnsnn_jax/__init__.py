@@ -47,10 +47,9 @@ __all__ = [
     "staircase",
     "stop_when",
     "to_spiking",
+    "use_fast_convolutions",
     "verify",
 ]
-
-use_fast_convolutions()
 
 
 def __getattr__(name: str):

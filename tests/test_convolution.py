@@ -1,6 +1,8 @@
 """Convolutions that XLA computes slowly on CPUs: the same results in another form, on the CPU alone."""
 
 import re
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -10,13 +12,23 @@ import pytest
 from cases import dyadic
 
 import gnsnn_jax as gs
-from gnsnn_jax.xla.convolution import is_slow
+from gnsnn_jax.xla import convolution
+from gnsnn_jax.xla.convolution import conv_general_dilated, is_slow
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def convolve(
-    x, kernel, margin=0, *, dimensions=NHWC, strides=(1, 1), padding=((1, 1), (1, 1)), dilations=(1, 1), **other
+    x,
+    kernel,
+    margin=0,
+    *,
+    dimensions=NHWC,
+    strides=(1, 1),
+    padding=((1, 1), (1, 1)),
+    dilations=(1, 1),
+    by=conv_general_dilated,
+    **other,
 ):
     """A convolution; with a margin the map lies in a larger one of zeros, which makes it none of the slow ones."""
     numbers = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, dimensions)
@@ -25,7 +37,7 @@ def convolve(
         (low - margin * dilation, high - margin * dilation)
         for (low, high), dilation in zip(padding, dilations, strict=True)
     ]
-    return jax.lax.conv_general_dilated(
+    return by(
         jax.lax.pad(x, jnp.zeros((), x.dtype), frame),
         kernel,
         strides,
@@ -145,7 +157,7 @@ def test_gradients_in_a_loop_over_time_are_in_xlas_order():
     x, kernel = dyadic(9, (2, 6, 6, 4)), dyadic(10, (3, 3, 4, 5))
 
     def loss(kernel):
-        layer = lambda x: gs.qcfs(convolve(gs.qcfs(x, 1.0, 4), kernel), 1.0, 4)
+        layer = lambda x: gs.qcfs(convolve(gs.qcfs(x, 1.0, 4), kernel, by=jax.lax.conv_general_dilated), 1.0, 4)
         return gs.to_spiking(layer, gs.integrate_and_fire(), steps=12, chunk=4)(x).sum()
 
     text = jax.jit(jax.grad(loss)).lower(kernel).compile().as_text()
@@ -162,3 +174,133 @@ def test_networks_have_no_slow_convolution_left():
     spiking = gs.to_spiking(model.apply, gs.integrate_and_fire(), steps=2)
     for function in (jax.grad(loss), spiking):
         assert "rhs_reversal" not in jax.jit(function).lower(variables, images).compile().as_text()
+
+
+def _random_convolution(seed):
+    """Map, kernel and parameters of a convolution on one or two axes of pixels, with any order of its axes."""
+    rng = np.random.default_rng(seed)
+    pixels = "HW"[: rng.integers(1, 3)]
+    draw = lambda low, high: tuple(int(n) for n in rng.integers(low, high, len(pixels)))
+    shuffled = lambda letters: "".join(rng.permutation(list(letters)))
+    groups, kind = int(rng.integers(1, 3)), rng.choice(["feature_group_count", "batch_group_count"])
+    sizes = {"N": 2, "C": 2, "I": 2, "O": 2 * groups} | dict(zip(pixels, draw(1, 5), strict=True))
+    sizes["N" if kind == "batch_group_count" else "C"] *= groups
+    taps = sizes | dict(zip(pixels, draw(1, 4), strict=True))
+    dimensions = shuffled("NC" + pixels), shuffled("IO" + pixels), shuffled("NC" + pixels)
+    params = {
+        "window_strides": draw(1, 3),
+        "padding": [(int(low), int(high)) for low, high in rng.integers(1, 4, (len(pixels), 2))],
+        "lhs_dilation": draw(1, 3),
+        "rhs_dilation": draw(1, 2),
+        "dimension_numbers": dimensions,
+        kind: groups,
+    }
+    return dyadic(seed, [sizes[a] for a in dimensions[0]]), dyadic(seed + 1, [taps[a] for a in dimensions[1]]), params
+
+
+def _everything(function, x, kernel):
+    """Values, gradients, tangents, second derivatives and maps over either operand."""
+    stacked = lambda a: jnp.stack([a, 2 * a, a - 1])
+    of_all = lambda axes: [a if axis is None else stacked(a) for a, axis in zip((x, kernel), axes, strict=True)]
+    square = lambda x, kernel: (function(x, kernel) ** 2).sum()
+    mapped = [jax.vmap(function, axes)(*of_all(axes)) for axes in ((0, None), (None, 0), (0, 0))]
+    tangents = jax.jvp(function, (x, kernel), (x - 1, kernel + 1))
+    twice = jax.grad(lambda x, kernel: sum((g**2).sum() for g in jax.grad(square, (0, 1))(x, kernel)), (0, 1))
+    over_maps = jax.grad(lambda k: jax.vmap(square, (0, None))(stacked(x), k).sum())(kernel)
+    return mapped, tangents, jax.grad(square, (0, 1))(x, kernel), twice(x, kernel), over_maps
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_convolution_is_jaxs_under_every_transformation(seed):
+    x, kernel, params = _random_convolution(seed)
+    found, wanted = (
+        jax.jit(partial(_everything, lambda x, kernel, by=by: by(x, kernel, **params)))(x, kernel)
+        for by in (conv_general_dilated, jax.lax.conv_general_dilated)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, wanted)
+    np.testing.assert_allclose(
+        conv_general_dilated(x, kernel, **params), jax.lax.conv_general_dilated(x, kernel, **params), rtol=1e-6
+    )
+
+
+def test_gradients_are_repaired_as_the_convolution_is():
+    """Those of a fast convolution, too: from 4x4 to 2x2 pixels, the gradient of the map is a slow one."""
+    x, kernel = dyadic(11, (2, 4, 4, 3)), dyadic(12, (3, 3, 3, 2))
+    squared = lambda x, kernel: (convolve(x, kernel, strides=(2, 2), padding=((1, 0), (1, 0))) ** 2).sum()
+    for function in (jax.grad(squared), jax.grad(lambda x, k: (jax.grad(squared)(x, k) ** 2).sum())):
+        for mapped in (function, jax.vmap(function, (0, None))):
+            maps = x if mapped is function else jnp.stack([x, x])
+            text = jax.jit(mapped).lower(maps, kernel).compile().as_text()
+            assert "rhs_reversal" not in text
+
+
+def test_exported_for_all_platforms():
+    x, kernel = dyadic(13, (2, 2, 2, 4)), dyadic(14, (3, 3, 4, 5))
+    gradients = jax.jit(jax.grad(lambda x, kernel: (convolve(x, kernel) ** 2).sum(), (0, 1)))
+    batch = jax.ShapeDtypeStruct(jax.export.symbolic_shape("batch, 2, 2, 4"), jnp.float32)
+    for given in (x, batch):
+        exported = jax.export.export(gradients, platforms=("cpu", "cuda", "tpu"))(given, kernel)
+        close = partial(np.testing.assert_allclose, rtol=1e-5)
+        jax.tree.map(close, exported.call(x, kernel), gradients(x, kernel))
+
+
+def test_what_the_repair_does_not_know_is_jaxs_own():
+    integers = jnp.ones((2, 2, 2, 4), jnp.int32), jnp.ones((3, 3, 4, 5), jnp.int32)
+    complexes = jnp.ones((2, 2, 2, 4), jnp.complex64), jnp.ones((3, 3, 4, 5), jnp.complex64)
+    for x, kernel in (integers, complexes):
+        assert "repaired" not in str(jax.make_jaxpr(convolve)(x, kernel))
+        np.testing.assert_array_equal(convolve(x, kernel), convolve(x, kernel, by=jax.lax.conv_general_dilated))
+
+
+IMPORTED = """
+import itertools, logging, sys, warnings
+import jax
+from jax._src.interpreters import mlir
+p = jax.lax.conv_general_dilated_p
+def state():
+    loggers = {name: logger.level for name, logger in logging.root.manager.loggerDict.items()
+               if isinstance(logger, logging.Logger)}
+    lowerings = [mlir._lowerings.get(p)] + [table.get(p) for table in mlir._platform_specific_lowerings.values()]
+    return lowerings, logging.root.level, loggers, list(warnings.filters)
+import flax.linen, optax
+before = state()
+import gnsnn_jax as gs
+gs.build("resnet18", num_classes=2, levels=4)
+lowerings, level, loggers, filters = state()
+assert lowerings == before[0], "lowerings"
+assert level == before[1] and all(loggers[name] == before[2].get(name, 0) for name in loggers), "logging"
+assert filters == before[3], "warnings"
+"""
+
+
+def test_importing_changes_nothing():
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+SWITCHED = """
+import jax, jax.numpy as jnp, warnings
+import gnsnn_jax as gs
+x, kernel = jnp.ones((2, 4, 2, 2)), jnp.ones((5, 4, 3, 3))
+lowered = lambda: jax.jit(lambda x, k: jax.lax.conv(x, k, (1, 1), "SAME")).lower(x, kernel).as_text()
+assert "stablehlo.convolution" in lowered()
+warnings.simplefilter("error")
+gs.use_fast_convolutions()
+gs.use_fast_convolutions()
+assert "stablehlo.convolution" not in lowered()
+"""
+
+
+def test_the_switch_repairs_every_convolution_of_the_process():
+    done = subprocess.run([sys.executable, "-c", SWITCHED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("missing", ["_lowerings", "_platform_specific_lowerings"])
+def test_the_switch_says_when_it_cannot(monkeypatch, missing):
+    kept = {"_lowerings": {}, "_platform_specific_lowerings": {"cpu": {}}}
+    moved = type("Moved", (), {name: table for name, table in kept.items() if name != missing})
+    monkeypatch.setattr(convolution, "mlir", moved)
+    with pytest.warns(RuntimeWarning, match="use_fast_convolutions") as told:
+        gs.use_fast_convolutions()
+    assert len(told) == 1

@@ -14,7 +14,7 @@ import numpy as np
 from gnsnn_jax._types import Array
 from gnsnn_jax.conversion.sites import Site, site_of
 from gnsnn_jax.engine.graph import Operation, Slot
-from gnsnn_jax.engine.jaxprs import WEIGHTED, applies, bind, bind_over_time
+from gnsnn_jax.engine.jaxprs import CONVOLUTIONS, WEIGHTED, applies, bind, bind_over_time
 from gnsnn_jax.engine.split import Program, flatten
 from gnsnn_jax.engine.tracing import arrays_of, is_array, trace
 from gnsnn_jax.errors import InputError, at_least_one
@@ -22,7 +22,7 @@ from gnsnn_jax.method.calibrations import Calibration
 from gnsnn_jax.method.neurons import Neuron, run
 
 DEFAULT_CHUNK = 2  # time-steps evaluated together; more of them no longer fit the caches of a CPU
-PRODUCTS = ("dot_general", "conv_general_dilated")  # whose operands may be rounded while they add up in float32
+PRODUCTS = ("dot_general", *CONVOLUTIONS)  # whose operands may be rounded while they add up in float32
 
 Values = dict[Slot, Any]
 Observe = Callable[[Array, Site], Any]

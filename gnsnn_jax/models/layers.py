@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from gnsnn_jax._types import Array, Float
 from gnsnn_jax.errors import InputError, nearest
 from gnsnn_jax.method.activations import qcfs
+from gnsnn_jax.xla.convolution import conv_general_dilated
 
 # He initialisation over the outputs, as the published networks use it.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -46,7 +47,7 @@ def activation_module(name: str, levels: int, threshold: float) -> Callable[...,
 
 
 def conv(features: int, kernel: int, stride: int, dtype: Any, *, name: str, use_bias: bool = False) -> nn.Conv:
-    """A square convolution padded on both sides alike, which XLA's "SAME" is not at stride 2."""
+    """A square convolution padded on both sides alike, which XLA's "SAME" is not at stride 2; fast on CPUs."""
     padding = (kernel - 1) // 2
     return nn.Conv(
         features,
@@ -56,6 +57,7 @@ def conv(features: int, kernel: int, stride: int, dtype: Any, *, name: str, use_
         use_bias=use_bias,
         kernel_init=he_normal,
         dtype=dtype,
+        conv_general_dilated=conv_general_dilated,
         name=name,
     )
 

@@ -6,22 +6,25 @@ of the kernel. And those with axes in another order than batch, pixels, channels
 but not inside of a loop over time, where channels come first in a user's network or in the gradient of
 weights. They are put in order here.
 
-`use_fast_convolutions` gives JAX these lowerings. They are for the CPU alone and below everything that
-sees a network: traces, gradients and `vmap` stay as they are, and so the networks of this package profit
-as those of the user do, trained, called or converted.
+`convolve` is a convolution with this repair, and `conv_general_dilated` the same with the arguments of
+`jax.lax.conv_general_dilated`. Both stay what they are under every transformation of JAX, the repair is
+for the CPU alone, and no other convolution of the process changes. `use_fast_convolutions` changes those.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.interpreters import mlir
+from jax.extend.core import Literal, Primitive
+from jax.interpreters import ad, batching, mlir
 
 from gnsnn_jax._types import Array
 from gnsnn_jax.dtypes import at_least_single
@@ -40,13 +43,101 @@ class _Tap(NamedTuple):
     outputs: tuple[int, int, int]
 
 
+def convolve(lhs: Any, rhs: Any, **params: Any) -> Array:
+    """What `jax.lax.conv_general_dilated_p.bind` gives for the same arguments, and fast on CPUs.
+
+    The primitive `repaired_convolution` where the repair applies: to floating-point numbers of one type on
+    no explicit mesh. A convolution that is fast takes part, because its gradients need not be. All others
+    are JAX's own.
+    """
+    repairable = _is_plain(jax.typeof(lhs), jax.typeof(rhs)) and params.get("out_sharding") is None
+    return (repaired_convolution_p if repairable else lax.conv_general_dilated_p).bind(lhs, rhs, **params)
+
+
+def conv_general_dilated(lhs: Any, rhs: Any, *args: Any, **kwargs: Any) -> Array:
+    """`convolve` with the arguments of `jax.lax.conv_general_dilated`, as flax.linen.Conv takes it."""
+    return _repaired(lambda lhs, rhs: lax.conv_general_dilated(lhs, rhs, *args, **kwargs), lhs, rhs)
+
+
+def _repaired(function: Callable[..., Array], *args: Any) -> Array:
+    """The function applied to arrays, with `convolve` in place of each of its convolutions."""
+    jaxpr = jax.make_jaxpr(function)(*args)
+    values = dict(zip([*jaxpr.jaxpr.constvars, *jaxpr.jaxpr.invars], [*jaxpr.consts, *args], strict=True))
+    read = lambda atom: atom.val if isinstance(atom, Literal) else values[atom]
+    for eqn in jaxpr.jaxpr.eqns:
+        apply = convolve if eqn.primitive is lax.conv_general_dilated_p else eqn.primitive.bind
+        found = apply(*map(read, eqn.invars), **eqn.primitive.get_bind_params(eqn.params))
+        values.update(zip(eqn.outvars, found if eqn.primitive.multiple_results else [found], strict=True))
+    (out,) = map(read, jaxpr.jaxpr.outvars)
+    return out
+
+
+_PARAMETERS = (
+    "window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers", "feature_group_count",
+    "batch_group_count", "precision", "preferred_element_type", "out_sharding",
+)  # fmt: skip
+
+
+@partial(jax.jit, static_argnames=_PARAMETERS)
+def _called(lhs, rhs, **params):
+    return repaired_convolution_p.bind(lhs, rhs, **params)
+
+
+def _on_cpu(lhs: Array, rhs: Array, **params: Any) -> Array:
+    types = jax.typeof(lhs), jax.typeof(rhs)
+    if is_slow(*types, **params):
+        return convolve_by_products(lhs, rhs, **params)
+    if is_out_of_order(*types, **params):
+        return convolve_in_order(lhs, rhs, **params)
+    return lax.conv_general_dilated_p.bind(lhs, rhs, **params)
+
+
+def _mapped(args, axes, **params):
+    mapped = jax.vmap(partial(lax.conv_general_dilated_p.bind, **params), tuple(axes))
+    return _repaired(mapped, *args), 0
+
+
+def _transposed(operand: int, cotangent, *operands, **params):
+    """The gradient of one operand, a convolution of the cotangent and the other operand."""
+    type_ = jax.ShapeDtypeStruct(operands[operand].aval.shape, operands[operand].aval.dtype)
+
+    def gradient(cotangent, other):
+        in_order = lambda x: (x, other) if operand == 0 else (other, x)
+        apply = lambda x: lax.conv_general_dilated_p.bind(*in_order(x), **params)
+        return jax.linear_transpose(apply, type_)(cotangent)[0]
+
+    return _repaired(gradient, cotangent, operands[1 - operand])
+
+
+repaired_convolution_p = Primitive("repaired_convolution")
+repaired_convolution_p.def_impl(_called)
+repaired_convolution_p.def_abstract_eval(
+    lambda lhs, rhs, **params: lax.conv_general_dilated_p.abstract_eval(lhs, rhs, **params)[0]
+)
+ad.defbilinear(repaired_convolution_p, partial(_transposed, 0), partial(_transposed, 1))
+batching.primitive_batchers[repaired_convolution_p] = _mapped
+mlir.register_lowering(repaired_convolution_p, mlir.lower_fun(lax.conv_general_dilated_p.bind, multiple_results=False))
+mlir.register_lowering(repaired_convolution_p, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu")
+
+
 def use_fast_convolutions() -> None:
-    """Registers the lowerings with JAX; without effect if JAX no longer keeps its own where it did."""
+    """Repairs every convolution of this process, in place of JAX's own lowering of them for CPUs.
+
+    The networks of this package and converted networks have the repair already; networks that are only
+    called or trained, and not ours, need this. It holds for what is compiled afterwards. JAX keeps its
+    lowerings in private tables: if these have moved, a RuntimeWarning says so and nothing changes.
+    """
     convolution = lax.conv_general_dilated_p
     try:
         own = mlir._platform_specific_lowerings["cpu"].get(convolution) or mlir._lowerings[convolution]
         jax_rule = own.rule
     except (AttributeError, KeyError):
+        warnings.warn(
+            f"JAX {jax.__version__} does not keep its convolutions where use_fast_convolutions looks for them; "
+            "they stay as they are, so pass gnsnn_jax.xla.convolution.conv_general_dilated to nn.Conv instead",
+            RuntimeWarning,
+            stacklevel=2,
+        )
         return
     products_rule = mlir.lower_fun(convolve_by_products, multiple_results=False)
     ordered_rule = mlir.lower_fun(convolve_in_order, multiple_results=False)
