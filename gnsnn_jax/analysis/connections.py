@@ -1,17 +1,27 @@
 """Where the spikes of a network go: the connections of each neuron, counted one by one in the traced program.
 
 A connection is one weight that is not zero between one input and one output of an operation with weights; a
-convolution has none to its padding. What stands between spikes and weights, such as average pooling, norms
-and reshapes, is seen as part of the weights. Where spikes reach a population past all weights, as by the
-shortcut of a residual block, each has one connection there.
+convolution has none to its padding. Weights are made of the arguments of the network or of arrays that it closes
+over. A product with anything else, such as the matrix of a resize or the kernel that cuts out patches, is a fixed
+map. What stands between spikes and weights, such as average pooling, norms, reshapes and fixed maps, is seen as
+part of the weights: a spike has a connection to each output of the layer that it changes,
+
+    fan(i) = #{j : dy_j/ds_i is structurally not zero},
+
+with one in place of each coefficient that is not zero. Factors that are made of the data are never zero here. Where
+each neuron reaches at most one value that the layer reads, these are the paths from the neuron to the outputs.
+Elsewhere, as behind overlapping pooling, each neuron is followed by itself; where that would take more than
+`BUDGET` multiply-accumulates, paths are counted instead, of which two may end in one output. Where spikes reach a
+population or an output of the network past all weights, as by the shortcut of a residual block, each has one
+connection to each value there that it changes.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,14 +30,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax._types import Array, Int
+from gnsnn_jax.conversion.converted_function import converted_function
 from gnsnn_jax.conversion.sites import Site, site_of
 from gnsnn_jax.conversion.to_spiking import SpikingFunction
+from gnsnn_jax.engine.batches import arguments_of
 from gnsnn_jax.engine.graph import Operation, Slot
 from gnsnn_jax.engine.jaxprs import WEIGHTED, applies, bind, called_by
 from gnsnn_jax.engine.split import CONTROL_FLOW, Program, flatten
-from gnsnn_jax.engine.tracing import arguments_of, arrays_of, trace
+from gnsnn_jax.engine.tracing import arrays_of, trace
 from gnsnn_jax.errors import InputError
 
+BUDGET = 2**37  # multiply-accumulates, for the neurons of one population that are followed to one layer
+FOLLOWED_AT_ONCE = 2**24  # values that are held
+BATCH_IN_FRONT = "the analysis takes networks in which the first axis is the batch everywhere"
 # Operations that move, scale or leave out values, and add up none.
 _REARRANGING = frozenset(
     "mul div neg convert_element_type copy name device_put reshape broadcast_in_dim squeeze expand_dims transpose rev "
@@ -38,9 +53,7 @@ _REARRANGING = frozenset(
 class Layer(NamedTuple):
     """An operation with weights.
 
-    name       path of its module where the framework leaves one, else of its functions
-    source     names its input in every trace of the network
-    output     and its output
+    name       path of its module where the framework leaves one, else file and line; unique
     operand    which of its inputs is the data
     fan_out    connections of each input of one sample
     weights    how many it has, zeros included
@@ -51,8 +64,6 @@ class Layer(NamedTuple):
     """
 
     name: str
-    source: Slot
-    output: Slot
     operand: int
     fan_out: Int[np.ndarray, "..."]
     weights: int
@@ -73,6 +84,16 @@ class Fan(NamedTuple):
     plain: Int[np.ndarray, "..."]
 
 
+class Places(NamedTuple):
+    """By their order, which operations of a program are layers: the name of each, None for another operation.
+
+    It holds for every trace of the network at the same shapes.
+    """
+
+    once: tuple[str | None, ...] = ()
+    in_time: tuple[str | None, ...] = ()
+
+
 @dataclass
 class Connections:
     """Where the spikes of a network go, for one sample.
@@ -82,6 +103,8 @@ class Connections:
     fans         by population, the connections of its neurons
     shortcuts    connections past all weights
     bytes        of all parameters and other fixed arrays
+    counted_at   shapes and types of the arguments
+    places       where the layers are in a trace at these
     """
 
     layers: list[Layer] = field(default_factory=list)
@@ -89,6 +112,8 @@ class Connections:
     fans: dict[str, Fan] = field(default_factory=dict)
     shortcuts: int = 0
     bytes: int = 0
+    counted_at: tuple[tuple[tuple[int, ...], Any], ...] = ()
+    places: Places = field(default=Places(), repr=False)
 
     @property
     def dense(self) -> int:
@@ -106,25 +131,95 @@ class Connections:
         return sum(layer.connections for layer in self.layers if layer.in_time and not layer.spiking)
 
 
-def connections_of(spiking: SpikingFunction, *data: Any, variables: Any = None) -> Connections:
-    """Counts the connections of a converted network.
+def connections_of(spiking: Callable, *data: Any, variables: Any = None) -> Connections:
+    """Counts the connections of a converted network, as `to_spiking` returns it, under `jax.jit` or not.
 
     `data` are arguments of the network, after `variables` where these are given; the first axis of each array
-    is the batch, of which the first sample is looked at. Raises InputError where spikes or data reach weights
-    inside of a loop or of a function with a gradient of its own.
+    is the batch. Raises InputError where spikes or data reach weights inside of a loop or of a function with a
+    gradient of its own, and where the first axis is not the batch everywhere; TypeError where `spiking` is no
+    converted network.
     """
-    if spiking.time_axes is not None:
-        raise InputError("the analysis takes networks whose inputs have no time axis, got time_axes; leave it out")
-    args = arguments_of(jax.tree.map(_first_sample, data), variables)
+    spiking, args = converted_function(spiking), arguments_of(data, variables)
     arrays, fixed = arrays_of(args, {}), len(arrays_of((variables,), {}))
     is_data = [position >= fixed for position in range(len(arrays))]
-    program = flatten(trace(spiking.ann, args, {})[0], [False] * len(arrays), spiking.thresholds)
-    return _Counting(program, arrays, is_data).counted()
+    found = _Counting(program_of(spiking, args), arrays, is_data).counted()
+    if len(_batch_sizes(arrays, is_data)) == 1:
+        _check_batch_axis(spiking, args, is_data, found)
+    return found
 
 
-def _first_sample(array: Any) -> Array:
-    array = jnp.asarray(array)
-    return array[:1] if array.ndim else array
+def shapes_of(arrays: Sequence[Any]) -> tuple[tuple[tuple[int, ...], Any], ...]:
+    return tuple((tuple(array.shape), array.dtype) for array in arrays)
+
+
+def program_of(spiking: SpikingFunction, args: tuple, seen: Sequence[Any] | None = None) -> Program:
+    """The operations of a converted network, those that vary in time apart from the others."""
+    if spiking.time_axes is not None:
+        raise InputError("the analysis takes networks whose inputs have no time axis, got time_axes; leave it out")
+    traced, _ = trace(spiking.ann, args, {}, seen)
+    return flatten(traced, [False] * len(traced.jaxpr.invars), spiking.thresholds)
+
+
+def layers_at(operations: Sequence[Operation], names: Sequence[str | None]) -> list[tuple[str, Operation]]:
+    """The layers among the operations of a trace, with their names.
+
+    Raises InputError where these are not the operations whose layers were named.
+    """
+    pairs = [pair for pair in zip(names, operations, strict=False) if pair[0] is not None]
+    if len(names) != len(operations) or not all(is_weighted(operation) for _, operation in pairs):
+        raise InputError(
+            "the network does something else each time it is called with arguments of the same shapes; the analysis "
+            "takes a function without state and without randomness of its own"
+        )
+    return pairs
+
+
+def is_weighted(operation: Operation) -> bool:
+    return operation.eqn.primitive.name in WEIGHTED
+
+
+def _batch_sizes(arrays: Sequence[Any], is_data: Sequence[bool]) -> set[int]:
+    return {array.shape[0] for array, data in zip(arrays, is_data, strict=True) if data and array.ndim}
+
+
+def _check_batch_axis(spiking: SpikingFunction, args: tuple, is_data: Sequence[bool], found: Connections) -> None:
+    """Raises InputError where another axis of a population or a layer grows with the batch.
+
+    Only where an axis has the size of the batch by chance does that take another trace, with one sample more.
+    """
+    arrays = arrays_of(args, {})
+    (samples,) = _batch_sizes(arrays, is_data)
+    if not any(samples in shape for shape in _shapes_of_samples(found)):
+        return
+    more = lambda array: jax.ShapeDtypeStruct((samples + 1, *array.shape[1:]), array.dtype)
+    seen = [more(array) if data and array.ndim else array for array, data in zip(arrays, is_data, strict=True)]
+    program = program_of(spiking, args, seen)
+    grown = [operation.shape for operation in program.activations]
+    wanted = [(samples + 1, *site.shape) for site in found.sites]
+    for layers, names in ((program.fixed, found.places.once), (program.timed, found.places.in_time)):
+        by_name = {layer.name: layer for layer in found.layers}
+        for name, operation in layers_at(layers, names):
+            layer = by_name[name]
+            grown.append(operation.eqn.invars[layer.operand].aval.shape)
+            wanted.append((samples + 1, *layer.fan_out.shape))
+    if grown != wanted:
+        raise InputError(BATCH_IN_FRONT)
+
+
+def _shapes_of_samples(found: Connections) -> list[tuple[int, ...]]:
+    return [site.shape for site in found.sites] + [layer.fan_out.shape for layer in found.layers]
+
+
+class _Layer(NamedTuple):
+    """An operation with weights, and the connections of each of its inputs, those of all samples."""
+
+    operation: Operation
+    layer: Layer
+    fan_out: Array
+
+    @property
+    def read(self) -> Slot:
+        return self.operation.inputs[self.layer.operand]
 
 
 class _Counting:
@@ -134,18 +229,20 @@ class _Counting:
         self.program = program
         self.values = program.constants | dict(zip(program.inputs, arrays, strict=True))
         self.given = {slot for slot, data in zip(program.inputs, is_data, strict=True) if data}
+        closed_over = (slot for slot, value in program.constants.items() if np.ndim(value))
+        self.weights = {*program.inputs, *closed_over}  # what weights may be made of
         self.plain: set[Slot] = set()  # spikes as they are
         self.spiking: set[Slot] = set()  # all that is linear in spikes alone, without weights
-        self.found = Connections(bytes=self._bytes())
+        self.layers: dict[tuple[Slot, ...], _Layer] = {}  # by outputs
+        self.found = Connections(bytes=self._bytes(), counted_at=shapes_of(arrays))
 
     def counted(self) -> Connections:
         self._forward()
         parts = {site.activation.name: [] for site in self.program.activations}
-        for layer, operation in zip(self.found.layers, self._weighted(), strict=True):
-            if layer.spiking:
-                counts = jnp.asarray(layer.fan_out[None], jnp.float32)
-                for name, fan in self._back_from(operation.inputs[layer.operand], counts).items():
-                    parts[name].append((fan, layer.plain))
+        for each in self.layers.values():
+            if each.layer.spiking:
+                for name, fan in self._fans(each.read, each).items():
+                    parts[name].append((fan, each.layer.plain))
         for name, fan in self._past_weights():
             parts[name].append((fan, False))
             self.found.shortcuts += int(fan.sum())
@@ -156,7 +253,14 @@ class _Counting:
             plain = sum((fan for fan, plain in parts[site.name] if plain), nothing)
             self.found.sites.append(site)
             self.found.fans[site.name] = Fan(whole, plain)
-        self.found.layers = _named(self.found.layers)
+        names = _unique_names([each.layer.name for each in self.layers.values()])
+        self.found.layers = [
+            each.layer._replace(name=name) for name, each in zip(names, self.layers.values(), strict=True)
+        ]
+        by_outputs = dict(zip(self.layers, names, strict=True))
+        self.found.places = Places(
+            *(tuple(by_outputs.get(each.outputs) for each in part) for part in (self.program.fixed, self.program.timed))
+        )
         return self.found
 
     def _bytes(self) -> int:
@@ -164,45 +268,45 @@ class _Counting:
         constants = [value for value in self.program.constants.values() if np.ndim(value)]
         return sum(value.nbytes for value in [*fixed, *constants])
 
-    def _weighted(self) -> list[Operation]:
-        """Operations with weights that data or spikes reach, in the order in which they are counted."""
-        each = [*self.program.fixed, *self.program.timed]
-        return [operation for operation in each if self._is_layer(operation)]
-
-    def _is_layer(self, operation: Operation) -> bool:
-        return operation.eqn.primitive.name in WEIGHTED and not self.given.isdisjoint(operation.inputs)
-
     # Forward.
 
     def _forward(self) -> None:
         for operation in self.program.fixed:
             reached = not self.given.isdisjoint(operation.inputs)
             if reached:
-                self.given.update(operation.outputs)
                 self._refuse_hidden(operation, applies(operation.eqn, WEIGHTED))
             self.values.update(zip(operation.outputs, bind(operation.eqn, *self._of(operation)), strict=True))
-            if reached and self._is_layer(operation):
-                self._add_layer(operation, in_time=False)
+            if reached:
+                self._add_if_layer(operation, [slot in self.given for slot in operation.inputs])
+                self.given.update(operation.outputs)
+            if not self.weights.isdisjoint(operation.inputs):
+                self.weights.update(operation.outputs)
         for operation in self.program.timed:
-            self.given.update(operation.outputs)
             if operation.is_activation:
                 self.plain.update(operation.outputs)
                 self.spiking.update(operation.outputs)
                 continue
             self._refuse_hidden(operation, True)
-            if self._is_layer(operation):
-                self._add_layer(operation, in_time=True)
-            elif all(slot in self.spiking for slot in self._timed(operation)):
+            arrived = self._timed(operation)
+            if self._add_if_layer(operation, [slot in arrived for slot in operation.inputs]):
+                continue
+            if self.spiking.issuperset(arrived):
                 self.spiking.update(operation.outputs)
-                arrived = self._timed(operation)
-                if operation.eqn.primitive.name in _REARRANGING and all(slot in self.plain for slot in arrived):
-                    self.plain.update(operation.outputs)
+            if self.plain.issuperset(arrived) and self._keeps_apart(operation):
+                self.plain.update(operation.outputs)
 
     def _of(self, operation: Operation) -> list[Any]:
         return [self.values[slot] for slot in operation.inputs]
 
     def _timed(self, operation: Operation) -> list[Slot]:
         return [slot for slot in operation.inputs if slot in self.program.has_time]
+
+    def _keeps_apart(self, operation: Operation) -> bool:
+        """Whether it adds up no two values: a fixed map too may do nothing but move them."""
+        if not is_weighted(operation):
+            return operation.eqn.primitive.name in _REARRANGING
+        (most,) = _bind_single(operation, self._structures(operation))
+        return bool(jnp.max(most) <= 1)
 
     def _refuse_hidden(self, operation: Operation, counts: bool) -> None:
         """Raises InputError for a loop or a call whose connections are to be counted."""
@@ -214,33 +318,49 @@ class _Counting:
                 "by one, to have operations and energy in the report"
             )
 
-    def _add_layer(self, operation: Operation, in_time: bool) -> None:
-        operand = next(position for position, slot in enumerate(operation.inputs) if slot in self.given)
+    def _add_if_layer(self, operation: Operation, are_data: Sequence[bool]) -> bool:
+        """Adds an operation that multiplies data by weights; returns whether it is one."""
+        operand = are_data.index(True)
+        if not is_weighted(operation) or operation.inputs[1 - operand] not in self.weights:
+            return False
         read, weights = operation.inputs[operand], self.values.get(operation.inputs[1 - operand])
-        ones = jnp.ones(operation.shape, jnp.float32)
-        fan_out = self._transposed(operation, operand, [ones])
+        fan_out = self._transposed(operation, operand, [jnp.ones(operation.shape, jnp.float32)])
         layer = Layer(
             name=_name(operation),
-            source=read,
-            output=operation.outputs[0],
             operand=operand,
             fan_out=_whole_numbers(fan_out),
             weights=int(np.size(weights)),
             zeros=int(np.sum(np.asarray(weights) == 0)),
-            in_time=in_time,
+            in_time=read in self.program.has_time,
             spiking=read in self.spiking,
             plain=read in self.plain,
         )
-        self.found.layers.append(layer)
+        self.layers[operation.outputs] = _Layer(operation, layer, fan_out)
+        return True
 
     # Backward.
+
+    def _fans(self, slot: Slot, layer: _Layer | None = None) -> dict[str, np.ndarray]:
+        """By population, to how many outputs of a layer that reads a slot, or to how many values of the slot itself,
+        each neuron leads."""
+        shape = self._shape_of(slot)
+        paths = self._back_from(slot, jnp.ones(shape, jnp.float32))
+        counts = self._back_from(slot, layer.fan_out) if layer else paths
+        cost = int(layer.fan_out.sum()) if layer else prod(shape)
+        for population in self.program.activations:
+            name = population.activation.name
+            if name in paths and paths[name].max(initial=0) > 1:
+                following = _Following(self, population, slot, layer)
+                if cost // population.shape[0] * following.evaluations <= BUDGET:
+                    counts[name] = following.reached()
+        return counts
 
     def _back_from(self, start: Slot, counts: Array) -> dict[str, np.ndarray]:
         """By population, how much of the counts at a slot belongs to each of its neurons."""
         arrived, found = {start: counts}, {}
         for operation in reversed(self.program.timed):
             at_outputs = [arrived.pop(slot, None) for slot in operation.outputs]
-            if all(at_output is None for at_output in at_outputs) or self._is_layer(operation):
+            if all(at_output is None for at_output in at_outputs) or operation.outputs in self.layers:
                 continue
             if operation.is_activation:
                 found[operation.activation.name] = _whole_numbers(at_outputs[0])
@@ -258,12 +378,9 @@ class _Counting:
 
     def _past_weights(self) -> Iterable[tuple[str, np.ndarray]]:
         """By population, the connections to currents and outputs that lead past all weights."""
-        ends = [site.inputs[0] for site in self.program.activations] + list(self.program.outputs)
-        shapes = [site.shape for site in self.program.activations] + [None] * len(self.program.outputs)
-        for slot, shape in zip(ends, shapes, strict=True):
+        for slot in [*(site.inputs[0] for site in self.program.activations), *self.program.outputs]:
             if slot in self.program.has_time:
-                shape = self._shape_of(slot) if shape is None else shape
-                yield from self._back_from(slot, jnp.ones(shape, jnp.float32)).items()
+                yield from self._fans(slot).items()
 
     def _shape_of(self, slot: Slot) -> tuple[int, ...]:
         return next(
@@ -275,25 +392,111 @@ class _Counting:
 
     def _transposed(self, operation: Operation, position: int, counts: Sequence[Array]) -> Array:
         """Counts at the outputs of an operation as counts at one of its inputs, each coefficient being one."""
-        values = [self._structure(operation, at, slot) for at, slot in enumerate(operation.inputs)]
+        values = self._structures(operation)
         put = lambda x: _bind_single(operation, [*values[:position], x, *values[position + 1 :]])
         _, transpose = jax.vjp(put, values[position])
         (found,) = transpose(list(counts))
         return jnp.abs(found)
 
+    def _structures(self, operation: Operation) -> list[Array]:
+        return [self._structure(operation, at, slot) for at, slot in enumerate(operation.inputs)]
+
     def _structure(self, operation: Operation, position: int, slot: Slot) -> Array:
-        """An input of an operation with ones for coefficients that are not zero."""
-        aval = operation.eqn.invars[position].aval
+        """An input of an operation with ones for coefficients that are not zero or made of the data."""
+        shape = operation.eqn.invars[position].aval.shape
         if slot in self.program.has_time:
-            return jnp.ones(aval.shape, jnp.float32)
+            return jnp.ones(shape, jnp.float32)
         value = jnp.asarray(self.values[slot])
-        if not jnp.issubdtype(value.dtype, jnp.floating):
+        if not jnp.issubdtype(value.dtype, jnp.floating) and not is_weighted(operation):
             return value
-        name = operation.eqn.primitive.name
-        is_source = slot in self.given and name in WEIGHTED
-        if name == "div" or is_source:
-            return jnp.ones(aval.shape, jnp.float32)
+        if slot in self.given or operation.eqn.primitive.name == "div":
+            return jnp.ones(shape, jnp.float32)
         return (value != 0).astype(jnp.float32)
+
+
+class _Following:
+    """One neuron after the other of a population, followed to a slot and through the layer that reads it.
+
+    Samples go their own ways, so that as many neurons as there are samples are followed at once, unless the batch
+    is not in front of what they reach.
+    """
+
+    def __init__(self, counting: _Counting, population: Operation, slot: Slot, layer: _Layer | None):
+        self.source, self.shape = population.outputs[0], population.shape
+        self.wanted = layer.operation.outputs[0] if layer else slot
+        self.path = self._between(counting, slot) + ([layer.operation] if layer else [])
+        # None where spikes arrive: what they multiply stays what it is.
+        self.structures = [
+            [None if at in counting.program.has_time else value for at, value in zip(each.inputs, values, strict=True)]
+            for each, values in zip(self.path, map(counting._structures, self.path), strict=True)
+        ]
+        self.neurons, self.lanes = prod(self.shape[1:]), self._lanes()
+
+    @property
+    def evaluations(self) -> int:
+        """Of all samples and so, with one lane, of as many as there are for each neuron."""
+        return -(-self.neurons // self.lanes) * self.shape[0]
+
+    def reached(self) -> Int[np.ndarray, "..."]:
+        """To how many values each neuron leads."""
+        largest = max(self.neurons * self.shape[0], *(prod(each.shape) for each in self.path), 1)
+        rows = -(-self.neurons // self.lanes)
+        block = min(rows, max(FOLLOWED_AT_ONCE // largest, 1))
+        count = jax.jit(jax.vmap(self._count, in_axes=(0, None)))
+        found = [count(start + jnp.arange(block), self.structures) for start in range(0, rows, block)]
+        return np.concatenate(found).reshape(-1)[: self.neurons].reshape(self.shape[1:]).astype(np.int64)
+
+    def _between(self, counting: _Counting, slot: Slot) -> list[Operation]:
+        """The operations on the way to the slot, without those behind other neurons or weights."""
+        reached, path = {self.source}, []
+        for operation in counting.program.timed:
+            enters = not operation.is_activation and operation.outputs not in counting.layers
+            if enters and not reached.isdisjoint(operation.inputs):
+                reached.update(operation.outputs)
+                path.append(operation)
+        needed, kept = {slot}, []
+        for operation in reversed(path):
+            if not needed.isdisjoint(operation.outputs):
+                needed.update(operation.inputs)
+                kept.append(operation)
+        return kept[::-1]
+
+    def _lanes(self) -> int:
+        one_sample = jnp.zeros(self.shape, jnp.float32).at[0].set(1)
+        arrived = self._followed(one_sample, self.structures)
+        in_front = arrived.ndim and len(arrived) == self.shape[0] and not bool(arrived[1:].any())
+        return self.shape[0] if in_front else 1
+
+    def _count(self, row: Array, structures: Sequence[Any]) -> Array:
+        """Of the neurons in the lanes of a row."""
+        neurons = row * self.lanes + jnp.arange(self.lanes)
+        spikes = jax.nn.one_hot(neurons, self.neurons, dtype=jnp.float32).reshape(self.lanes, *self.shape[1:])
+        rest = [(0, self.shape[0] - self.lanes), *[(0, 0)] * (len(self.shape) - 1)]
+        arrived = self._followed(jnp.pad(spikes, rest), structures)
+        axes = None if self.lanes == 1 else tuple(range(1, arrived.ndim))
+        return arrived.sum(axes, dtype=jnp.int32).reshape(self.lanes)
+
+    def _followed(self, spikes: Array, structures: Sequence[Any]) -> Array:
+        """Which values the spikes change."""
+        marks = {self.source: spikes}
+        for operation, values in zip(self.path, structures, strict=True):
+            marks.update(zip(operation.outputs, _changed(operation, values, marks), strict=True))
+        return marks[self.wanted] != 0
+
+
+def _changed(operation: Operation, values: Sequence[Any], marks: Mapping[Slot, Array]) -> list[Array]:
+    """Ones where the outputs change with what is marked of the inputs."""
+    ones = [
+        jnp.ones(var.aval.shape, jnp.float32) if value is None else value
+        for var, value in zip(operation.eqn.invars, values, strict=True)
+    ]
+    outputs = [jnp.zeros(var.aval.shape, jnp.float32) for var in operation.eqn.outvars]
+    for position, (slot, value) in enumerate(zip(operation.inputs, values, strict=True)):
+        if value is None and slot in marks:
+            put = lambda x, at=position: _bind_single(operation, [*ones[:at], x, *ones[at + 1 :]])
+            _, parts = jax.jvp(put, (ones[position],), (marks[slot],))
+            outputs = [jnp.maximum(*pair) for pair in zip(outputs, map(jnp.abs, parts), strict=True)]
+    return [(output != 0).astype(jnp.float32) for output in outputs]
 
 
 def _bind_single(operation: Operation, values: Sequence[Any]) -> list[Array]:
@@ -302,6 +505,8 @@ def _bind_single(operation: Operation, values: Sequence[Any]) -> list[Array]:
     if name == "convert_element_type":
         return [values[0]]
     params = dict(eqn.params)
+    if "precision" in params:
+        params["precision"] = (jax.lax.Precision.HIGHEST,) * 2
     if "preferred_element_type" in params:
         params["preferred_element_type"] = jnp.dtype(jnp.float32)
     with eqn.ctx.manager:
@@ -319,16 +524,14 @@ def _name(operation: Operation) -> str:
     return "/".join(origin.scope) or Path(origin.place or operation.eqn.primitive.name).name
 
 
-def _named(layers: Sequence[Layer]) -> list[Layer]:
-    """Leaves out the part of the module path that all names begin with, which is the network itself, and gives a
-    name that occurs again a number."""
-    paths = [layer.name.split("/") for layer in layers]
+def _unique_names(names: Sequence[str]) -> list[str]:
+    """Without the part of the module path that all begin with, which is the network itself; a name that occurs again
+    gets the first number that makes it new."""
+    paths = [name.split("/") for name in names]
     scopes = zip(*(path[:-1] for path in paths), strict=False)
     shared = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, scopes))
-    taken: Counter[str] = Counter()
-    return [_numbered(layer, "/".join(path[shared:]), taken) for layer, path in zip(layers, paths, strict=True)]
-
-
-def _numbered(layer: Layer, name: str, taken: Counter[str]) -> Layer:
-    taken[name] += 1
-    return layer._replace(name=name if taken[name] == 1 else f"{name}#{taken[name]}")
+    taken: list[str] = []
+    for name in ("/".join(path[shared:]) for path in paths):
+        numbered = (f"{name}#{number}" for number in itertools.count(2))
+        taken.append(next(each for each in itertools.chain([name], numbered) if each not in taken))
+    return taken

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from math import prod
 from typing import Any, NamedTuple
 
@@ -15,15 +16,24 @@ import numpy as np
 from gnsnn_jax._types import Array, Bool, Float
 from gnsnn_jax.analysis import rates
 from gnsnn_jax.analysis.behaviour import SUMS, Behaviour, Population, Spikes
-from gnsnn_jax.analysis.connections import Connections, Fan, Layer, connections_of
+from gnsnn_jax.analysis.connections import (
+    BATCH_IN_FRONT,
+    Connections,
+    Fan,
+    Layer,
+    connections_of,
+    layers_at,
+    program_of,
+    shapes_of,
+)
 from gnsnn_jax.analysis.exact import sums_on_device, whole
 from gnsnn_jax.conversion.converted_function import converted_function
 from gnsnn_jax.conversion.sites import Site
 from gnsnn_jax.conversion.to_spiking import Observer, SpikingFunction
 from gnsnn_jax.engine.batches import Batches, arguments_of
-from gnsnn_jax.engine.graph import Operation, evaluate
+from gnsnn_jax.engine.graph import Network, Operation, evaluate
 from gnsnn_jax.engine.recognise import network_of
-from gnsnn_jax.engine.tracing import arrays_of, parted, trace
+from gnsnn_jax.engine.tracing import Others, arrays_of, parted, trace
 from gnsnn_jax.errors import InputError, at_least_one
 from gnsnn_jax.method.activations import align
 
@@ -69,22 +79,16 @@ def observe_present(
 ) -> Behaviour:
     """`observe` for batches with samples that are none: pairs of arguments and whether each sample is one.
 
-    `connections` are counted unless given, as another neuron in the same network has them. What is found gets
-    the given sharding, such as that of all devices.
+    `connections` may be those of another neuron in the same network, which are not counted again at the same
+    shapes. What is found gets the given sharding, such as that of all devices.
     """
     spiking, given = converted_function(spiking), Batches((), variables, CALL, in_front=True)
     steps = _checked_steps(steps, spiking.steps)
     spiking = replace(spiking, steps=max(steps[-1], spiking.probe_steps), ann=given.explaining(spiking.ann))
-    totals = None
+    totals = _Totals(Counted(spiking, connections), steps, compare, sharding)
     for data, present in batches:
-        if totals is None:
-            if spiking.time_axes is None:
-                trace(spiking.ann, arguments_of(data, variables), {})  # the whole batch, which errors then show
-            here = jax.tree.map(_held_here, (data, variables))
-            connections = connections or connections_of(spiking, *here[0], variables=here[1])
-            totals = _Totals(Observation(spiking, connections, steps, compare), sharding)
-        on_batch(totals.add(arguments_of(data, variables), present))
-    if totals is None:
+        on_batch(totals.add(data, variables, present))
+    if not totals.counted.of_first:
         raise InputError("observe needs at least one batch of data, got none")
     return totals.behaviour()
 
@@ -109,52 +113,99 @@ def _checked_steps(steps: Sequence[int] | None, longest: int) -> tuple[int, ...]
     return tuple(sorted({at_least_one("steps", step) for step in steps}))
 
 
-def _held_here(array: Any) -> Any:
-    """The part of an array that this process holds, or all of it."""
-    return array if getattr(array, "is_fully_addressable", True) else array.addressable_data(0)
+def _held_here(leaf: Any) -> Any:
+    """An array of the same shape, made of the part that this process holds where it does not hold all of it."""
+    if getattr(leaf, "is_fully_addressable", True):
+        return leaf
+    return np.resize(np.asarray(leaf.addressable_data(0)), leaf.shape)
+
+
+class Counted:
+    """The connections of a network, counted anew for each shape of a batch, since its trace is another one."""
+
+    def __init__(self, spiking: SpikingFunction, known: Connections | None = None):
+        self.spiking, self.of_first = spiking, None
+        self.known = {} if known is None else {known.counted_at: known}
+
+    def at(self, data: tuple, variables: Any) -> Connections:
+        """Raises InputError where the layers are others than those of the first batch."""
+        shapes = shapes_of(arrays_of(arguments_of(data, variables), {}))
+        if shapes not in self.known:
+            data, variables = jax.tree.map(_held_here, (data, variables))
+            self.known[shapes] = connections_of(self.spiking, *data, variables=variables)
+        self.of_first = self.of_first or self.known[shapes]
+        _check_same_layers(self.of_first, self.known[shapes])
+        return self.known[shapes]
+
+
+def _check_same_layers(first: Connections, other: Connections) -> None:
+    for one, two in zip_longest(map(_summary, first.layers), map(_summary, other.layers)):
+        if one != two:
+            shapes = [[shape for shape, _ in each.counted_at] for each in (first, other)]
+            raise InputError(
+                f"the network has other layers for arguments of shapes {shapes[1]} than for {shapes[0]}: "
+                f"{_said(two)} in place of {_said(one)}; give batches of one size"
+            )
+
+
+def _summary(layer: Layer) -> tuple:
+    return layer.name, layer.fan_out.shape, layer.connections, layer.in_time, layer.spiking, layer.plain
+
+
+def _said(summary: tuple | None) -> str:
+    return "none" if summary is None else f"{summary[0]!r} with {summary[2]} connections"
 
 
 class _Totals:
     """What was found in all batches so far."""
 
-    def __init__(self, observation: Observation, sharding: Any):
-        self.observation, self.sharding = observation, sharding
-        self.compiled_for, self.observe = None, None
+    def __init__(self, counted: Counted, steps: tuple[int, ...], compare: bool, sharding: Any):
+        self.counted, self.steps, self.compare, self.sharding = counted, steps, compare, sharding
+        self.compiled: list[tuple[Any, Callable]] = []  # by shapes and what the arguments hold besides arrays
         self.found, self.shown = None, None
 
-    def add(self, args: tuple, present: Any) -> int:
+    def add(self, data: tuple, variables: Any, present: Any) -> int:
         """Returns how many samples there were."""
-        arrays, others = parted(args, {})
-        if others != self.compiled_for:
-            of_batch = lambda arrays, present: self.observation.of_batch(others.around(arrays)[0], present)
-            self.compiled_for, self.observe = others, jax.jit(of_batch, out_shardings=self.sharding)
-        found, shown = jax.tree.map(np.asarray, self.observe(arrays, present))
+        connections = self.counted.at(data, variables)
+        arrays, others = parted(arguments_of(data, variables), {})
+        found, shown = jax.tree.map(np.asarray, self._observe(connections, others)(arrays, present))
         self.shown = self.shown or shown
         wide = jax.tree.map(lambda x: x.astype(np.int64 if x.dtype.kind == "i" else np.float64), found)
         self.found = wide if self.found is None else jax.tree.map(np.add, self.found, wide)
         return int(found.samples)
 
+    def _observe(self, connections: Connections, others: Others) -> Callable:
+        """Compiled once for each shape."""
+        key = connections.counted_at, others
+        for known, observe in self.compiled:
+            if known == key:
+                return observe
+        observation = Observation(self.counted.spiking, connections, self.steps, self.compare)
+        of_batch = lambda arrays, present: observation.of_batch(others.around(arrays)[0], present)
+        self.compiled.append((key, jax.jit(of_batch, out_shardings=self.sharding)))
+        return self.compiled[-1][1]
+
     def behaviour(self) -> Behaviour:
-        connections = self.observation.connections
+        connections, spiking = self.counted.of_first, self.counted.spiking
         return Behaviour(
             connections=connections,
             populations=[self._population(site) for site in connections.sites],
             layer_events={
-                layer.name: whole(self.found.layers[str(layer.output)], layer.fan_out.size, 1)
+                layer.name: whole(self.found.layers[layer.name], layer.fan_out.size, 1)
                 for layer in connections.layers
                 if not layer.plain
             },
             samples=int(self.found.samples),
-            steps=self.observation.steps,
-            probe_steps=self.observation.spiking.probe_steps,
+            steps=self.steps,
+            probe_steps=spiking.probe_steps,
         )
 
     def _population(self, site: Site) -> Population:
-        members, shown = self.observation.spiking.neuron.members, self.shown[site.name]
+        members, shown = self.counted.spiking.neuron.members, self.shown[site.name]
         found, neurons = self.found.populations[site.name], prod(site.shape)
         units, operations = (whole(sums, neurons, members) for sums in found.units)
         events, event_operations, plain_operations = (whole(sums, neurons, 1) for sums in found.events)
-        kept = shown.present
+        kept, compared_steps = shown.present, self.steps if self.compare else ()
         return Population(
             name=site.name,
             kind=site.kind,
@@ -164,7 +215,9 @@ class _Totals:
             samples=int(self.found.samples),
             spikes=Spikes(units, events, operations, event_operations, plain_operations),
             sums=found.sums,
-            pairs={t: (shown.activations[kept], shown.rates[t - 1, kept]) for t in self.observation.compared_steps},
+            pairs={
+                t: (shown.activations[kept], shown.rates[t - 1, kept]) for t in (self.steps if self.compare else ())
+            },
         )
 
 
@@ -194,50 +247,75 @@ class _Shown(NamedTuple):
 
 
 class Observation:
-    """What is looked at in each batch."""
+    """What is looked at in each batch of the shapes at which the connections were counted."""
 
     def __init__(self, spiking: SpikingFunction, connections: Connections, steps: tuple[int, ...], compare: bool):
         self.spiking, self.connections, self.steps = spiking, connections, steps
         self.compared_steps = steps if compare else ()
         self.wanted = np.isin(np.arange(spiking.steps + spiking.chunk + 1), self.compared_steps)
-        self.once = [layer for layer in connections.layers if not layer.in_time]
-        self.read_in_time = {layer.output: layer for layer in connections.layers if layer.in_time and not layer.plain}
+        self.layers = {layer.name: layer for layer in connections.layers}
 
     def of_batch(self, args: tuple, present: Bool[Array | np.ndarray, " B"]) -> tuple[_Found, dict[str, _Shown]]:
         present = jnp.asarray(present)
-        activations, sources = self._of_the_network(args)
-        look = partial(self._look, activations, present)
-        _, seen = self.spiking.observed(Observer(self._start, look))(*args)
+        activations = self._of_the_network(args)
+        look = partial(self._look, activations, present, started := {})
+        _, seen = self.spiking.observed(Observer(partial(self._start, started), look))(*args)
         seen = {key: value for each in seen for key, value in each.items()}
-        layers = {str(layer.output): seen[str(layer.output)] for layer in self.read_in_time.values()}
-        for layer, source in zip(self.once, sources, strict=True):
-            layers[str(layer.output)] = _connections_used(layer, source[None], present)
+        layers = {name: seen[f"layer {name}"] for name in self.connections.places.in_time if self._is_read(name)}
+        for name, read in self._read_once(args):
+            layers[name] = _connections_used(self.layers[name], read[None], present)
         populations = {site.name: seen[f"population {site.name}"] for site in self.connections.sites}
         found = _Found(present.sum(), {name: counts for name, (counts, _) in populations.items()}, layers)
         return found, {name: self._shown(present, activations[name], shown) for name, (_, shown) in populations.items()}
 
-    def _of_the_network(self, args: tuple) -> tuple[dict[str, Array], list[Array]]:
-        """By population the activations of the network itself, and the inputs of the layers evaluated once."""
+    def _is_read(self, name: str | None) -> bool:
+        """Whether a layer is looked at: one that reads spikes as they are is known by these."""
+        return name is not None and not self.layers[name].plain
+
+    def _of_the_network(self, args: tuple) -> dict[str, Array]:
+        """By population the activations of the network itself."""
         network = network_of(trace(self.spiking.ann, args, {})[0])
         made = {operation.activation.name: operation.outputs[0] for operation in network.activations}
         names = [site.name for site in self.connections.sites]
-        wanted = [*(made[name] for name in names), *(layer.source for layer in self.once)]
-        values = list(map(jnp.asarray, evaluate(network, arrays_of(args, {}), wanted)))
-        return dict(zip(names, values, strict=False)), values[len(names) :]
+        values = map(jnp.asarray, evaluate(network, arrays_of(args, {}), [made[name] for name in names]))
+        return dict(zip(names, values, strict=True))
 
-    def _start(self, operation: Operation) -> rates.Progress | None:
+    def _read_once(self, args: tuple) -> list[tuple[str, Array]]:
+        """The inputs of the layers that are evaluated once."""
+        program = program_of(self.spiking, args)
+        layers = layers_at(program.fixed, self.connections.places.once)
+        static = Network(program.inputs, (), program.constants, program.fixed)
+        read = [operation.inputs[self.layers[name].operand] for name, operation in layers]
+        values = map(jnp.asarray, evaluate(static, arrays_of(args, {}), read))
+        return list(zip([name for name, _ in layers], values, strict=True))
+
+    def _start(self, started: dict[tuple[int, ...], Operation], operation: Operation) -> rates.Progress | None:
+        """Operations start in their order, which tells the layers among them."""
+        started[operation.outputs] = operation
         return rates.nothing_yet(operation.shape) if operation.is_activation and self.compared_steps else None
 
     def _look(
-        self, activations: dict[str, Array], present: Array, progress, operation: Operation, inputs, outputs
+        self,
+        activations: dict[str, Array],
+        present: Array,
+        started: dict[tuple[int, ...], Operation],
+        progress,
+        operation: Operation,
+        inputs,
+        outputs,
     ) -> tuple[Any, Any]:
         if operation.is_activation:
             name = operation.activation.name
             progress, seen = self._look_at_population(name, activations[name], present, progress, *inputs, outputs[0])
             return progress, {f"population {name}": seen}
-        layer = self.read_in_time.get(operation.outputs[0])
-        read = layer and {str(layer.output): _connections_used(layer, inputs[layer.operand], present)}
-        return progress, read
+        names = {
+            each.outputs: name for name, each in layers_at(list(started.values()), self.connections.places.in_time)
+        }
+        name = names.get(operation.outputs)
+        if not self._is_read(name):
+            return progress, None
+        layer = self.layers[name]
+        return progress, {f"layer {name}": _connections_used(layer, inputs[layer.operand], present)}
 
     def _look_at_population(self, name: str, activation: Array, present: Array, progress, currents, threshold, spikes):
         """What the progress becomes; and counts and `_Shown`, with the threshold at each step."""
@@ -277,6 +355,6 @@ def _connections_used(layer: Layer, read: Array, present: Array) -> Array:
 def _check_batch(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     if shape != wanted:
         raise InputError(
-            f"{name!r} has values of shape {shape} in a batch of {wanted[0]} samples and {wanted[1:]} for one; the "
-            "analysis takes networks in which the first axis is the batch everywhere"
+            f"{name!r} has values of shape {shape} in a batch of {wanted[0]} samples and {wanted[1:]} for one; "
+            f"{BATCH_IN_FRONT}"
         )
