@@ -13,6 +13,7 @@ import numpy as np
 
 from gnsnn_jax._types import Array
 from gnsnn_jax.conversion.sites import Site, site_of
+from gnsnn_jax.dtypes import state_type
 from gnsnn_jax.engine.graph import Operation, Slot
 from gnsnn_jax.engine.jaxprs import CONVOLUTIONS, WEIGHTED, applies, bind, bind_over_time
 from gnsnn_jax.engine.split import Program, flatten
@@ -20,6 +21,7 @@ from gnsnn_jax.engine.tracing import arrays_of, is_array, trace
 from gnsnn_jax.errors import InputError, at_least_one
 from gnsnn_jax.method.calibrations import Calibration
 from gnsnn_jax.method.neurons import Neuron, run
+from gnsnn_jax.method.neurons.run import own_state
 
 DEFAULT_CHUNK = 2  # time-steps evaluated together; more of them no longer fit the caches of a CPU
 PRODUCTS = ("dot_general", *CONVOLUTIONS)  # whose operands may be rounded while they add up in float32
@@ -259,10 +261,11 @@ class _Simulation:
         return _State(potentials, [self.observer.start(operation) for operation in self.program.timed])
 
     def initial_potentials(self) -> list[Array]:
-        return [
-            self.neuron.init(self.values[activation.inputs[1]], activation.shape)
-            for activation in self.program.activations
-        ]
+        return [self._initial_potential(activation) for activation in self.program.activations]
+
+    def _initial_potential(self, activation: Operation) -> Any:
+        currents, threshold = activation.eqn.outvars[0].aval, self.values[activation.inputs[1]]
+        return own_state(self.neuron, jnp.asarray(threshold, state_type(currents, threshold)), activation.shape)
 
     def chunk(
         self, trains: Values, length: int, state: _State, calibration: Calibration | None = None

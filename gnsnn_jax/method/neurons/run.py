@@ -54,8 +54,13 @@ def in_state_type(currents: Array, threshold: Array | float) -> tuple[Array, Arr
 def initial_state(neuron: Neuron, currents: Array, threshold: Array, initial: Any = None) -> Any:
     """The state before the first of the currents [T, ...], its floating-point leaves at least as wide as the
     threshold; with `initial`, a potential or a state, in it."""
-    own = jax.tree.map(partial(_at_least, threshold.dtype), neuron.init(threshold, currents.shape[1:]))
+    own = own_state(neuron, threshold, currents.shape[1:])
     return placed_as(own if initial is None else _given_state(neuron, own, initial), currents)
+
+
+def own_state(neuron: Neuron, threshold: Array, shape: tuple[int, ...]) -> Any:
+    """The neuron's own state before the first step, its floating-point leaves at least as wide as the threshold."""
+    return jax.tree.map(partial(_at_least, threshold.dtype), neuron.init(threshold, shape))
 
 
 def one_step(neuron: Neuron, threshold: Array, dtype: Any = None) -> Callable[[Any, Array], tuple[Any, Array]]:
