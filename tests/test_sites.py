@@ -333,6 +333,14 @@ def test_names_are_the_same_however_the_network_is_called(case, tmp_path):
         assert names(call, X) == NAMES[case]
 
 
+@pytest.mark.parametrize("file", ["<stdin>", "<ipython-input-3-0a1b2c>", "/tmp/ipykernel_12/3456.py", "<string>"])
+def test_code_without_a_lasting_file_is_not_named_after_it(file):
+    code = {}
+    exec(compile(WRITTEN["functions"], file, "exec"), code)
+    assert names(code["network"], X) == ["block/relu", "relu", "block/relu#2", "block/relu#3"]
+    assert f"{file}:8: relu: " in refused(lambda x: code["block"](gs.qcfs(x, 1.0, 4)), X)
+
+
 def lines_of(source, *codes):
     return [f"written.py:{1 + source[: source.index(code)].count(chr(10))}" for code in codes]
 
@@ -380,7 +388,7 @@ def test_stored_networks_with_names_of_file_and_line_still_load(tmp_path, monkey
         Model("network_stored_before:make"),
         4,
         (2, 2, 1),
-        Statistics((0.0,), (255.0,)),
+        Statistics((0.0,), (1 / 255,)),
         parse_method("gn", members=2, probe_steps=4),
         3,
         np.eye(4, dtype=np.float32),
