@@ -215,9 +215,7 @@ class _Totals:
             samples=int(self.found.samples),
             spikes=Spikes(units, events, operations, event_operations, plain_operations),
             sums=found.sums,
-            pairs={
-                t: (shown.activations[kept], shown.rates[t - 1, kept]) for t in (self.steps if self.compare else ())
-            },
+            pairs={t: (shown.activations[kept], shown.rates[t - 1, kept]) for t in compared_steps},
         )
 
 
