@@ -19,8 +19,9 @@ from gnsnn_jax.engine.batches import Batches
 from gnsnn_jax.engine.graph import Network, Operation, Slot, evaluate
 from gnsnn_jax.engine.names import by_present_names
 from gnsnn_jax.engine.recognise import network_of
+from gnsnn_jax.engine.split import Program, flatten
 from gnsnn_jax.engine.tracing import arrays_of, of_arrays, parted, trace
-from gnsnn_jax.errors import InputError, nearest
+from gnsnn_jax.errors import InputError, listed, nearest
 from gnsnn_jax.method.neurons import run
 
 WRONG = 0.1  # relative error beyond which an activation counts as wrong, unless told
@@ -47,11 +48,14 @@ class Verification(NamedTuple):
     error       |mean output over the first 1..T steps - output of the network| / |output of the network|,
                 Euclidean over all outputs and samples
     sites       the same for each population, in the order of evaluation
+    analog      places and names of the operations in front of the first neurons that are not linear and compute as
+                in the network itself
     """
 
     agreement: Float[np.ndarray, " T"] | None
     error: Float[np.ndarray, " T"]
     sites: tuple[SiteErrors, ...]
+    analog: tuple[str, ...] = ()
 
     def first_wrong(self, tolerance: float = WRONG) -> str | None:
         """The first activation whose error after all steps is not within the tolerance, if there is one."""
@@ -81,12 +85,13 @@ def verify(ann: Callable, snn: Callable, batches: Iterable[Any], *, variables: A
         arrays, others = parted(args, {})
         if others != compiled_for:
             compiled_for, names = others, _names(ann, spiking, args)
+            analog = tuple(_split(spiking, args).analog)
             compare = jax.jit(partial(_compare, of_arrays(ann, args, {}), _simulation(spiking, args), spiking, names))
         found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), compare(arrays))
         total = found if total is None else jax.tree.map(np.add, total, found)
     agreement, error, of_sites = total
     relative = [SiteErrors(name, *map(_relative, sums)) for name, sums in zip(names, of_sites, strict=True)]
-    return Verification(_share(agreement), _relative(error), tuple(relative))
+    return Verification(_share(agreement), _relative(error), tuple(relative), analog)
 
 
 def _without_time_axes(snn: Callable) -> SpikingFunction:
@@ -102,6 +107,12 @@ def _without_time_axes(snn: Callable) -> SpikingFunction:
 def _simulation(spiking: SpikingFunction, args: tuple) -> Callable:
     """The converted network as a function of arrays that returns its outputs and its spikes by activation."""
     return of_arrays(spiking.observed(lambda spikes, site: {site.name: spikes}), args, {})
+
+
+def _split(spiking: SpikingFunction, args: tuple) -> Program:
+    """The network as it is converted, spikes apart from what comes before them."""
+    traced, _ = trace(spiking.ann, args, {})
+    return flatten(traced, [False] * len(traced.jaxpr.invars), spiking.thresholds)
 
 
 def _names(ann: Callable, spiking: SpikingFunction, args: tuple) -> list[str]:
@@ -240,4 +251,5 @@ def _table(found: Verification) -> str:
         f"first off by more than {WRONG:.0%}: {wrong}" if wrong else f"no activation is off by more than {WRONG:.0%}"
     )
     legend = "activations: error in %, and in brackets that of the neurons alone, on the network's own currents"
-    return "\n".join([*lines, legend, f"after {steps} steps {verdict}"])
+    analog = [f"not linear, and analog in front of the first neurons: {listed(found.analog)}"] if found.analog else []
+    return "\n".join([*lines, legend, *analog, f"after {steps} steps {verdict}"])

@@ -2,7 +2,7 @@
 
 An activation is a call of `qcfs`, or a cut at 0 from below: `jax.nn.relu` and `relu6` wherever they
 stand, and behind weights `maximum(x, 0)`, `clip(x, 0, a)` and their like. Before the weights such a
-cut keeps pixels or variances in range, and is no activation.
+cut keeps pixels in range, and in a norm a variance: neither is an activation, and no cut of parameters is.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn
 from gnsnn_jax.engine.graph import Activation, Network, Operation, Slot, entered
 from gnsnn_jax.engine.jaxprs import WEIGHTED, applies, called_by, has_own_gradient, inner_jaxprs
 from gnsnn_jax.engine.names import named
+from gnsnn_jax.engine.rules import is_linear
 from gnsnn_jax.method.activations import qcfs_p
 
 
@@ -43,12 +44,23 @@ class _Cut(NamedTuple):
 
 def _marked(network: Network) -> list[Operation]:
     """The operations with activations marked, nameless as yet."""
-    cuts = _Cuts(network, _currents(network))
-    found = {operation.outputs: cut for operation in network.operations if (cut := cuts.at(operation))}
+    data = _data_of(network)
+    cuts = _Cuts(network, data.currents)
+    found = {
+        operation.outputs: cut
+        for operation in network.operations
+        if (cut := cuts.at(operation)) and _is_activation(network, data, operation, cut)
+    }
     parts = {(slot,) for cut in found.values() for slot in cut.parts}
     return [
         _mark(operation, found.get(operation.outputs), operation.outputs in parts) for operation in network.operations
     ]
+
+
+def _is_activation(network: Network, data: _Data, operation: Operation, cut: _Cut) -> bool:
+    """Whether a cut is that of an activation: one of `jax.nn` is, and others unless they belong to a norm."""
+    is_one = upper_bound(operation.eqn) is not None
+    return is_one or cut.current not in data.bent or _feeds_layers(network, operation)
 
 
 def _mark(operation: Operation, cut: _Cut | None, absorbed: bool) -> Operation:
@@ -60,18 +72,63 @@ def _mark(operation: Operation, cut: _Cut | None, absorbed: bool) -> Operation:
     return operation._replace(activation=Activation("", kind, cut.current, cut.bound))
 
 
-def _currents(network: Network) -> set[Slot]:
-    """What depends on the arguments behind weights, or behind an activation that is one wherever it stands."""
-    given, currents = set(network.inputs), set()
+class _Data(NamedTuple):
+    """What depends on the data: all of it, what of it lies behind weights or an activation that is one wherever it
+    stands, and what of it went through something that is not linear since the last of these."""
+
+    given: set[Slot]
+    currents: set[Slot]
+    bent: set[Slot]
+
+
+def _is_one_anywhere(eqn: JaxprEqn) -> bool:
+    """Whether an operation is an activation wherever it stands."""
+    return eqn.primitive is qcfs_p or upper_bound(eqn) is not None
+
+
+def _data_of(network: Network) -> _Data:
+    data = _Data(set(network.inputs) - network.parameters, set(), set())
     for operation in network.operations:
         eqn, is_qcfs = operation.eqn, operation.eqn.primitive is qcfs_p
-        if not is_qcfs and (eqn.primitive.name in _MADE_OF_BITS or given.isdisjoint(operation.inputs)):
+        if not is_qcfs and (eqn.primitive.name in _MADE_OF_BITS or data.given.isdisjoint(operation.inputs)):
             continue
-        given.update(operation.outputs)
-        behind = not currents.isdisjoint(operation.inputs)
-        if behind or is_qcfs or applies(eqn, WEIGHTED) or upper_bound(eqn) is not None:
-            currents.update(operation.outputs)
-    return currents
+        data.given.update(operation.outputs)
+        positions = [at for at, slot in enumerate(operation.inputs) if slot in data.given]
+        is_product = applies(eqn, WEIGHTED) and len(data.currents.intersection(operation.inputs)) > 1
+        starts = _is_one_anywhere(eqn) or (applies(eqn, WEIGHTED) and not is_product)
+        if starts or not data.currents.isdisjoint(operation.inputs):
+            data.currents.update(operation.outputs)
+        if not starts and (not data.bent.isdisjoint(operation.inputs) or _bends(eqn, positions)):
+            data.bent.update(operation.outputs)
+    return data
+
+
+def _bends(eqn: JaxprEqn, positions: Sequence[int]) -> bool:
+    """Whether an operation is not linear in these operands; loops and branches count as if they were."""
+    return has_own_gradient(eqn) or (not any(True for _ in inner_jaxprs(eqn)) and not is_linear(eqn, positions))
+
+
+def _feeds_layers(network: Network, cut: Operation) -> bool:
+    """Whether weights, another activation or the outputs read a value, and not only what is not linear in it.
+
+    The variance in a norm is cut off at 0 too, but goes on into a square root.
+    """
+    reached, bent = set(cut.outputs), False
+    for operation in network.operations:
+        positions = [at for at, slot in enumerate(operation.inputs) if slot in reached]
+        if not positions or operation is cut:
+            continue
+        if (
+            applies(operation.eqn, WEIGHTED)
+            or operation.eqn.primitive is qcfs_p
+            or upper_bound(operation.eqn) is not None
+        ):
+            return True
+        if _bends(operation.eqn, positions):
+            bent = True
+        else:
+            reached.update(operation.outputs)
+    return not bent and not reached.isdisjoint(network.outputs)
 
 
 class _Cuts:
@@ -178,3 +235,18 @@ def _encloses_activation(eqn: JaxprEqn) -> bool:
     inside = (inner for jaxpr in inner_jaxprs(eqn) for inner in jaxpr.eqns)
     is_one = lambda inner: inner.primitive is qcfs_p or upper_bound(inner) is not None
     return upper_bound(eqn) is None and any(is_one(inner) or _encloses_activation(inner) for inner in inside)
+
+
+def not_linear(network: Network) -> list[Operation]:
+    """The operations behind weights that are not linear in the data and no activations: what stays analog in front
+    of the first neurons, and candidates where no activation was found."""
+    data = _data_of(network)
+    return [each for each in network.operations if _stays_analog(each, data)]
+
+
+def _stays_analog(operation: Operation, data: _Data) -> bool:
+    positions = [at for at, slot in enumerate(operation.inputs) if slot in data.given]
+    if operation.is_activation or operation.absorbed or not positions:
+        return False
+    is_behind = not data.currents.isdisjoint(operation.inputs)
+    return holds_activation(operation.eqn) or (is_behind and _bends(operation.eqn, positions))

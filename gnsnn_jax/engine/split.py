@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from gnsnn_jax.engine.graph import Network, Operation, Origin, Slot
-from gnsnn_jax.engine.jaxprs import called_by, inner_jaxprs
+from gnsnn_jax.engine.jaxprs import called_by, has_own_gradient, inner_jaxprs
 from gnsnn_jax.engine.names import by_present_names
-from gnsnn_jax.engine.recognise import holds_activation, network_of
+from gnsnn_jax.engine.recognise import holds_activation, network_of, not_linear
 from gnsnn_jax.engine.rules import NORM_REMEDY, is_linear, remedy_of
 from gnsnn_jax.errors import InputError, nearest
 from gnsnn_jax.method.activations import align
@@ -38,6 +38,7 @@ class Program:
     fixed: list[Operation] = field(default_factory=list)
     timed: list[Operation] = field(default_factory=list)
     has_time: set[Slot] = field(default_factory=set)
+    analog: list[str] = field(default_factory=list)  # operations before all neurons that are not linear, with places
 
     @property
     def activations(self) -> list[Operation]:
@@ -97,6 +98,8 @@ class _Refusals(NamedTuple):
         origin = self.origin.inside(eqn)
         if origin.function:
             return self.add(eqn, FUNCTION_REMEDIES.get(origin.function, _NO_RELU), origin.function)
+        if has_own_gradient(eqn):
+            return self.add(eqn, _NO_RELU)
         return self.add(eqn, NORM_REMEDY if origin.in_norm else remedy_of(eqn))
 
 
@@ -108,8 +111,10 @@ class _Sorting:
             slot for slot, has_time in zip(network.inputs, inputs_have_time, strict=True) if has_time
         }
         self.refusals = _Refusals([])
+        self.unconverted: list[Operation] = []
         for operation in network.operations:
             self._add(operation)
+        self.program.analog = _in_words(network, [*self._in_front(), *self.unconverted])
 
     def _add(self, operation: Operation) -> None:
         if operation.absorbed:
@@ -122,6 +127,10 @@ class _Sorting:
         self.program.has_time.update(slot for slot, timed in zip(operation.outputs, spread, strict=True) if timed)
         timed = any(have_time) or operation.is_activation
         (self.program.timed if timed else self.program.fixed).append(operation)
+
+    def _in_front(self) -> list[Operation]:
+        """What is evaluated once, lies behind weights and is not linear in the data."""
+        return [each for each in not_linear(self.network) if each.outputs and each in self.program.fixed]
 
     def _with_threshold(self, operation: Operation, refusals: _Refusals) -> Operation:
         """The activation as neurons with a threshold, or as what it is where it has none and no spike reaches it."""
@@ -137,6 +146,7 @@ class _Sorting:
         if current in self.program.has_time:
             refusals.add(operation.eqn, f"the activation {name!r} has no threshold; {_FIND_THRESHOLDS}", kind)
             return operation._replace(inputs=(current,))
+        self.unconverted.append(operation)
         return operation._replace(activation=None)
 
 
@@ -166,8 +176,30 @@ def _nothing_to_convert(network: Network, inputs_have_time: Sequence[bool]) -> s
         return f"the activations {_listed(names)} have no threshold; {_FIND_THRESHOLDS}{then}"
     return (
         "found no activation to turn into neurons; conversion looks for gnsnn_jax.qcfs, jax.nn.relu and jax.nn.relu6, "
-        "and behind weights for maximum(x, 0) and clip(x, 0, a)"
+        f"and behind weights for maximum(x, 0) and clip(x, 0, a){candidates(network)}"
     )
+
+
+def candidates(network: Network) -> str:
+    """The end of a sentence that found no activation: what might be one and what is in the way, a line for each."""
+    found = _Refusals([])
+    for operation in not_linear(network):
+        inside = found.of(operation.origin)
+        if holds_activation(operation.eqn):
+            inside.add(operation.eqn, _HIDDEN_ACTIVATION[operation.eqn.primitive.name in CONTROL_FLOW])
+        else:
+            inside.add_not_linear(operation.eqn)
+    lines = list(dict.fromkeys(found.lines))
+    return "; these operations are not linear:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""
+
+
+def _in_words(network: Network, operations: Sequence[Operation]) -> list[str]:
+    """Place and name of each operation, each once."""
+    words = []
+    for operation in operations:
+        origin = operation.origin.inside(operation.eqn)
+        words.append(f"{origin.place or 'unknown place'}: {origin.function or operation.eqn.primitive.name}")
+    return list(dict.fromkeys(words))
 
 
 def _listed(names: Sequence[str]) -> str:

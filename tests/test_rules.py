@@ -1,0 +1,150 @@
+"""The table of rules: every primitive has one, linear means linear, and what is none of the network is left alone."""
+
+import warnings
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import dyadic
+
+import gnsnn_jax as gs
+from gnsnn_jax.engine.rules import ENTERED, RULES, known_primitives
+
+WEIGHTS, X = dyadic(0, (4, 4)), dyadic(1, (5, 4))
+FINE = gs.group_neuron(4)
+
+
+def spikes(x):
+    return gs.qcfs(x @ WEIGHTS, 1.0, 4)
+
+
+def test_every_primitive_of_jax_has_a_rule():
+    unknown = {each.name for each in known_primitives() if each not in RULES and each.name not in ENTERED}
+    assert not unknown
+
+
+def solved(s):
+    return jnp.linalg.solve(WEIGHTS + 8 * jnp.eye(4), s.T).T
+
+
+LINEAR = {
+    "stop_gradient": jax.lax.stop_gradient,
+    "subtract at": lambda s: (2 * s).at[0].subtract(s[0]),
+    "solve": solved,
+    "reduce_window": lambda s: jax.lax.reduce_window(s, 0.0, lambda a, b: a + b, (1, 2), (1, 1), "SAME"),
+    "reduce": lambda s: jax.lax.reduce(s, 0.0, lambda a, b: a + b, (1,)),
+    "sort by fixed keys": lambda s: jax.lax.sort((X, s), num_keys=1)[1],
+    "where fixed": lambda s: jnp.where(X > 0, s, -s),
+    "fft": lambda s: jnp.fft.fft(s).real,
+    "take": lambda s: s[:, jnp.asarray([3, 0, 0])],
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_operations_convert(name):
+    ann = lambda x: LINEAR[name](spikes(x)) * 0.5
+    found = gs.to_spiking(ann, FINE, steps=3)(X)
+    np.testing.assert_allclose(found[0], ann(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_the_outputs_do_not_need_is_dropped(seed):
+    head = dyadic(seed, (4, 3))
+
+    def whole(x, aux=True):
+        s = spikes(x)
+        logits = s @ head
+        if aux:
+            jax.nn.softmax(logits), jnp.argmax(logits, -1), jax.nn.relu(logits @ head.T), jnp.sort(s)
+        carry = lambda c, w: ((c[0] + w, jnp.tanh(c[1])), None)
+        return logits + jax.lax.scan(carry, (s @ head, s), jnp.ones((2, 5, 3)))[0][0] if aux else logits + s @ head + 2
+
+    assert [site.kind for site in gs.sites(whole, X)] == ["qcfs"]
+    convert = lambda ann: gs.to_spiking(ann, gs.integrate_and_fire(), steps=4)(X)
+    np.testing.assert_array_equal(convert(whole), convert(lambda x: whole(x, aux=False)))
+
+
+@pytest.mark.parametrize("arguments", ["arrays", "tree", "closure"])
+def test_a_cut_of_parameters_is_no_activation(arguments):
+    ann = {
+        "arrays": lambda w, x: spikes(x) @ jax.nn.relu(w),
+        "tree": lambda w, x: spikes(x) @ jnp.maximum(w["a"] @ w["b"], 0),
+        "closure": lambda w, x: spikes(x) @ jax.nn.relu(WEIGHTS),
+    }[arguments]
+    w = {"a": WEIGHTS, "b": WEIGHTS} if arguments == "tree" else dyadic(3, (4, 2))
+    assert [site.kind for site in gs.sites(ann, w, X)] == ["qcfs"]
+    np.testing.assert_allclose(gs.to_spiking(ann, FINE, steps=1)(w, X)[0], ann(w, X), atol=1e-5)
+
+
+NORMS = {"layer": nn.LayerNorm(), "group": nn.GroupNorm(2), "rms": nn.RMSNorm(), "instance": nn.InstanceNorm()}
+
+
+@pytest.mark.parametrize("spelling", [jax.nn.relu, lambda x: jnp.maximum(x, 0)])
+@pytest.mark.parametrize("name", NORMS)
+def test_the_variance_of_a_norm_is_no_current(name, spelling):
+    weights, images = dyadic(2, (3, 4)), dyadic(4, (2, 3, 3, 3))
+    variables = NORMS[name].init(jax.random.key(0), images @ weights)
+    ann = lambda variables, x: spelling(NORMS[name].apply(variables, x @ weights)) @ weights.T
+    (site,) = gs.sites(ann, variables, images)
+    assert (site.kind, site.shape) == ("relu", (2, 3, 3, 4))
+    with pytest.warns(UserWarning, match="stay analog in front of the first neurons: "):
+        found = gs.to_spiking(ann, gs.group_neuron(256), steps=1, thresholds={site.name: 4.0})(variables, images)
+    np.testing.assert_allclose(found[0], ann(variables, images), atol=0.1)
+
+
+@jax.custom_vjp
+def pact(x, bound):
+    return jnp.clip(x, 0, bound)
+
+
+pact.defvjp(lambda x, bound: (pact(x, bound), None), lambda _, g: (g, g.sum()))
+
+CANDIDATES = {
+    "leaky_relu": lambda x: jax.nn.leaky_relu(x @ WEIGHTS) @ WEIGHTS,
+    "select_n": lambda x: jnp.where(x @ WEIGHTS > 0, x @ WEIGHTS, 0) @ WEIGHTS,
+    "mul": lambda x: (x @ WEIGHTS) * (x @ WEIGHTS > 0).astype(jnp.float32),
+    "custom_vjp_call": lambda x: pact(x @ WEIGHTS, jnp.float32(2)) @ WEIGHTS,
+    "scan": lambda x: jax.lax.scan(lambda h, _: (jax.nn.relu(h @ WEIGHTS), None), x, None, length=2)[0],
+}
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_candidates_are_named_where_no_activation_is_found(name):
+    for refuse in (lambda ann: gs.to_spiking(ann, FINE, steps=2)(X), lambda ann: gs.find_thresholds(ann, [X], 4)):
+        with pytest.raises(gs.InputError, match=rf"test_rules.py:\d+: {name}: \w+"):
+            refuse(CANDIDATES[name])
+
+
+def test_remedies_fit():
+    for head in (jax.nn.softmax, jnp.exp, lambda s: jnp.argmax(s, -1)):
+        with pytest.raises(gs.InputError, match="mean of the outputs over time"):
+            gs.to_spiking(lambda x, head=head: head(spikes(x)), FINE, steps=1)(X)
+    cosine = lambda s: s / jnp.linalg.norm(s, axis=-1, keepdims=True)
+    distance = lambda s: jnp.sqrt(((s[:, None] - X[None]) ** 2).sum(-1))
+    for head in (cosine, distance):
+        with pytest.raises(gs.InputError) as error:
+            gs.to_spiking(lambda x, head=head: head(spikes(x)), FINE, steps=1)(X)
+        assert "norm converts" not in str(error.value)
+        assert "mean of the outputs over time" in str(error.value)
+    with pytest.raises(gs.InputError, match="layer and group norms behind spikes do not"):
+        gs.to_spiking(lambda x: nn.LayerNorm(use_scale=False, use_bias=False).apply({}, spikes(x)), FINE, steps=1)(X)
+
+
+def test_what_stays_analog_is_said_once():
+    def ann(x):
+        for _ in range(4):
+            x = jax.nn.leaky_relu(x @ WEIGHTS)
+        return gs.qcfs(x @ WEIGHTS, 1.0, 4) @ WEIGHTS
+
+    snn = gs.to_spiking(ann, FINE, steps=2)
+    with pytest.warns(UserWarning, match=r"test_rules.py:\d+: leaky_relu") as caught:
+        snn(X)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = gs.verify(ann, snn, [X])
+    assert any("leaky_relu" in line for line in found.analog)
+    assert "leaky_relu" in str(found)
+    gs.to_spiking(lambda x: spikes(jnp.clip(x / 255, 0, 1)), FINE, steps=1)(X)  # pixels: no warning
