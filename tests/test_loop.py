@@ -13,6 +13,7 @@ import gnsnn_jax as gs
 from gnsnn_jax.data.batches import PADDING
 from gnsnn_jax.data.order import FixedOrder, Share, ShuffledOrder
 from gnsnn_jax.data.sets import Dataset, Split, load_dataset
+from gnsnn_jax.engine.jaxprs import CONVOLUTIONS
 from gnsnn_jax.runs.network import network_of
 from gnsnn_jax.runtime.config import Config, Data, Optimizer, Training
 from gnsnn_jax.training import loop
@@ -165,7 +166,7 @@ def test_bfloat16_computes_in_it_and_keeps_everything_in_float32():
     images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
     variables = jax.eval_shape(network.init, jax.random.key(0), images)
     traced = jax.make_jaxpr(lambda v, x: network.apply(v, x, train=True, mutable=["batch_stats"]))(variables, images)
-    products = [eqn for eqn in traced.jaxpr.eqns if eqn.primitive.name == "conv_general_dilated"]
+    products = [eqn for eqn in traced.jaxpr.eqns if eqn.primitive.name in CONVOLUTIONS]
     assert products
     assert {str(eqn.outvars[0].aval.dtype) for eqn in products} == {"bfloat16"}
     assert {str(aval.dtype) for aval in jax.tree.leaves([variables, traced.out_avals])} == {"float32"}
