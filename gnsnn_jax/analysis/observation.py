@@ -139,21 +139,24 @@ class Counted:
 
 
 def _check_same_layers(first: Connections, other: Connections) -> None:
-    for one, two in zip_longest(map(_summary, first.layers), map(_summary, other.layers)):
+    for one, two in zip_longest(_summary(first), _summary(other)):
         if one != two:
             shapes = [[shape for shape, _ in each.counted_at] for each in (first, other)]
             raise InputError(
                 f"the network has other layers for arguments of shapes {shapes[1]} than for {shapes[0]}: "
-                f"{_said(two)} in place of {_said(one)}; give batches of one size"
+                f"{two or 'none'} in place of {one or 'none'}; give batches of one size"
             )
 
 
-def _summary(layer: Layer) -> tuple:
-    return layer.name, layer.fan_out.shape, layer.connections, layer.in_time, layer.spiking, layer.plain
-
-
-def _said(summary: tuple | None) -> str:
-    return "none" if summary is None else f"{summary[0]!r} with {summary[2]} connections"
+def _summary(connections: Connections) -> list[str]:
+    """What must be the same in each batch, in words."""
+    kind = lambda layer: f"in_time={layer.in_time}, spiking={layer.spiking}, plain={layer.plain}"
+    populations = [f"the population {site.name!r} of shape {site.shape}" for site in connections.sites]
+    layers = [
+        f"the layer {layer.name!r} of {layer.connections} connections from {layer.fan_out.shape}, {kind(layer)}"
+        for layer in connections.layers
+    ]
+    return [*populations, *layers, f"{connections.shortcuts} connections past all weights"]
 
 
 class _Totals:
