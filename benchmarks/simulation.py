@@ -119,9 +119,10 @@ def our_cases(setting: Setting, methods: list[str], chunks: list[int], training:
         cases["ANN, batch T B"] = compiled(model.apply, folded, jnp.tile(images, (setting.steps, 1, 1, 1)))
         for name in methods:
             method = parse_method(name, members=LEVELS, probe_steps=PROBE_STEPS)
-            neuron, calibration = method.make_neuron(), method.make_calibration()
             for chunk in chunks:
-                snn = gs.to_spiking(single.apply, neuron, calibration=calibration, chunk=chunk, **time_and_type)
+                snn = gs.to_spiking(
+                    single.apply, method.neuron, calibration=method.calibration, chunk=chunk, **time_and_type
+                )
                 cases[f"{method.name}, chunk {chunk}"] = compiled(snn, folded, images)
         if setting.steps > 1:
             cases |= early_stop(gs.to_spiking(single.apply, gs.group_neuron(LEVELS), **time_and_type), folded, images)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from gnsnn_jax.errors import InputError, at_least_one, nearest
+from gnsnn_jax.errors import InputError, at_least_one, listed, nearest, shown
+from gnsnn_jax.method import values
 from gnsnn_jax.method.calibrations import CALIBRATIONS, Calibration
 from gnsnn_jax.method.neurons import NEURONS, Neuron
 from gnsnn_jax.method.threshold_rules import RULES
@@ -13,31 +15,62 @@ from gnsnn_jax.method.threshold_rules import RULES
 
 @dataclass(frozen=True)
 class Method:
-    """What turns a network into a spiking one, in words and numbers that can be stored.
+    """What turns a network into a spiking one.
 
     `thresholds` names the rule of `find_thresholds` for ReLUs, where one is chosen; `channel_axis` is the
     axis whose entries get one each, None where one serves an activation.
     """
 
     name: str
-    neuron: str
-    members: int
-    calibration: str | None = None
-    probe_steps: int = 0
-    passes: int = 0
+    neuron: Neuron
+    calibration: Calibration | None = None
     thresholds: str | None = None
     channel_axis: int | None = None
 
-    def make_neuron(self) -> Neuron:
-        return NEURONS[self.neuron](self.members)
+    @property
+    def members(self) -> int:
+        return self.neuron.members
 
-    def make_calibration(self) -> Calibration | None:
-        return CALIBRATIONS[self.calibration](self.probe_steps, self.passes) if self.calibration else None
+    @property
+    def probe_steps(self) -> int:
+        return self.calibration.probe_steps if self.calibration else 0
+
+    @property
+    def passes(self) -> int:
+        """Of the calibration; 0 without one, or where it does not count them."""
+        return getattr(self.calibration, "passes", 0)
+
+    @property
+    def neuron_name(self) -> str:
+        """What the neuron is called in `NEURONS`, as the name of the method says: "if" where it says nothing."""
+        return next((part for part in self.name.lower().split("+") if part in NEURONS), "if")
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON holds it, for `from_json`."""
+        return {
+            "name": self.name,
+            "neuron": values.to_json(self.neuron),
+            "calibration": self.calibration and values.to_json(self.calibration),
+            "thresholds": self.thresholds,
+            "channel_axis": self.channel_axis,
+        }
+
+    @staticmethod
+    def from_json(about: Mapping[str, Any]) -> Method:
+        """The method that `to_json` described, or an earlier version by the names of neuron and calibration.
+
+        Raises InputError for neurons and calibrations that are not known.
+        """
+        if isinstance(about["neuron"], str):
+            return _named(about)
+        stored = about.get("calibration")
+        neuron, calibration = values.from_json(about["neuron"]), stored and values.from_json(stored)
+        return Method(about["name"], neuron, calibration, about.get("thresholds"), about.get("channel_axis"))
 
     @property
     def rule(self) -> str:
-        """The rule for thresholds of ReLUs: unless one is chosen, "balance" for IF alone, which takes many
-        steps, and "mse" for all that answers in few."""
+        """The rule for thresholds of ReLUs: by default "balance" for IF alone, which takes many steps, and
+        "mse" for all that answers in few."""
         return self.thresholds or ("balance" if self.members == 1 and not self.calibration else "mse")
 
     def levels(self, steps: int) -> int:
@@ -80,12 +113,14 @@ def parse_method(
     neurons, calibrations = [p for p in parts if p in NEURONS], [p for p in parts if p in CALIBRATIONS]
     if len(neurons) > 1 or len(calibrations) > 1:
         raise InputError(f"method {text!r} must have at most one neuron and one calibration")
-    neuron = neurons[0] if neurons else "if"
-    members = NEURONS[neuron](members).members
-    if not calibrations:
-        return Method(neuron.upper(), neuron, members, thresholds=thresholds, channel_axis=channel_axis)
-    name = calibrations[0] if neuron == "if" else f"{neuron}+{calibrations[0]}"
-    return Method(name.upper(), neuron, members, calibrations[0], probe_steps, passes, thresholds, channel_axis)
+    parts = [*(name for name in neurons if name != "if" or not calibrations), *calibrations]
+    return Method(
+        "+".join(parts).upper(),
+        NEURONS[neurons[0] if neurons else "if"](members),
+        CALIBRATIONS[calibrations[0]](probe_steps, passes) if calibrations else None,
+        thresholds,
+        channel_axis,
+    )
 
 
 def parse_methods(texts: Sequence[str], **options: int | str | None) -> list[Method]:
@@ -101,3 +136,19 @@ def _refuse_unknown(part: str, text: str) -> None:
         f"unknown neuron or calibration {part!r} in method {text!r}; there are the neurons "
         f"{', '.join(NEURONS)} and the calibrations {', '.join(CALIBRATIONS)}, joined by '+'{nearest(part, known)}"
     )
+
+
+def _named(about: Mapping[str, Any]) -> Method:
+    """A method stored as the names of its neuron and calibration, and the numbers that they take."""
+    calibration, rest = about.get("calibration"), (about.get("thresholds"), about.get("channel_axis"))
+    make_neuron = _known(NEURONS, "neuron", about["neuron"])
+    if not calibration:
+        return Method(about["name"], make_neuron(about["members"]), None, *rest)
+    probe = _known(CALIBRATIONS, "calibration", calibration)(about["probe_steps"], about["passes"])
+    return Method(about["name"], make_neuron(about["members"]), probe, *rest)
+
+
+def _known(registry: Mapping[str, Callable], what: str, name: str) -> Callable:
+    if name not in registry:
+        raise InputError(f"unknown {what} {shown(name)}; there are {listed(registry)}{nearest(name, registry)}")
+    return registry[name]

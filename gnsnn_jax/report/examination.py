@@ -88,12 +88,12 @@ def before_name(method: Method) -> str:
 
 def uncalibrated(network: ConvertedNetwork) -> ConvertedNetwork:
     """The same neurons with the same thresholds, starting from their own potentials."""
-    return replace(network, method=replace(network.method, calibration=None, probe_steps=0, passes=0))
+    return replace(network, method=replace(network.method, calibration=None))
 
 
 def is_same(one: ConvertedNetwork, other: ConvertedNetwork) -> bool:
     """Whether two conversions of one network do the same."""
-    kind = lambda method: (method.neuron, method.members, method.calibration, method.probe_steps, method.passes)
+    kind = lambda method: (method.neuron, method.calibration)
     equal = lambda one, other: one.keys() == other.keys() and all(map(np.array_equal, one.values(), other.values()))
     return kind(one.method) == kind(other.method) and equal(one.thresholds or {}, other.thresholds or {})
 

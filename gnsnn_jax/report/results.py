@@ -49,7 +49,7 @@ def _method_report(result: Result, ann_predictions: np.ndarray, steps: Sequence[
     over_steps = lambda measure: {str(t): measure(t) for t in steps}
     return {
         "name": method.name,
-        "neuron": method.neuron,
+        "neuron": method.neuron_name,
         "members": method.members,
         "probe_steps": method.probe_steps,
         "thresholds": method.thresholds,

@@ -14,18 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax._types import Array, Float, Shaped
-from gnsnn_jax.conversion.to_spiking import SpikingFunction, to_spiking
-from gnsnn_jax.errors import InputError, at_least_one
-from gnsnn_jax.conversion.folding import fold_batch_norm
-from gnsnn_jax.method.methods import Method
-from gnsnn_jax.conversion.sites import sites
 from gnsnn_jax.conversion.find_thresholds import find_thresholds
+from gnsnn_jax.conversion.folding import fold_batch_norm
+from gnsnn_jax.conversion.sites import sites
+from gnsnn_jax.conversion.to_spiking import SpikingFunction, to_spiking
+from gnsnn_jax.data.sets import Dataset, Statistics, check_finite, normalise, training_images
+from gnsnn_jax.errors import InputError, at_least_one
+from gnsnn_jax.interop.functions import OwnNetwork, by_path, check_outputs, is_own, with_arrays
+from gnsnn_jax.method.methods import Method
 from gnsnn_jax.runs import checkpoints
+from gnsnn_jax.runs.network import apply_of, network_of
 from gnsnn_jax.runtime import devices
 from gnsnn_jax.runtime.config import Model
-from gnsnn_jax.data.sets import Dataset, Statistics, check_finite, normalise, training_images
-from gnsnn_jax.runs.network import apply_of, network_of
-from gnsnn_jax.interop.functions import OwnNetwork, by_path, check_outputs, is_own, with_arrays
 
 THRESHOLD_IMAGES = 2048  # at most so many of the training split tell the thresholds of ReLUs
 
@@ -64,8 +64,10 @@ class ConvertedNetwork:
 
     def spiking(self, steps: int) -> SpikingFunction:
         """The function of variables and normalised images that runs over time."""
-        neuron, calibration = self.method.make_neuron(), self.method.make_calibration()
-        return to_spiking(self.apply(), neuron, steps=steps, calibration=calibration, thresholds=self.thresholds)
+        method = self.method
+        return to_spiking(
+            self.apply(), method.neuron, steps=steps, calibration=method.calibration, thresholds=self.thresholds
+        )
 
     def save(self, path: str | Path) -> None:
         """Writes an Orbax checkpoint that `load_converted` reads."""
@@ -74,7 +76,7 @@ class ConvertedNetwork:
             "num_classes": self.num_classes,
             "image_shape": list(self.image_shape),
             "statistics": self.statistics._asdict(),
-            "method": asdict(self.method),
+            "method": self.method.to_json(),
             "steps": self.steps,
             "thresholds": self.thresholds and {name: value.tolist() for name, value in self.thresholds.items()},
         }
@@ -174,7 +176,7 @@ def load_converted(path: str | Path) -> ConvertedNetwork:
         about["num_classes"],
         tuple(about["image_shape"]),
         Statistics(*(tuple(about["statistics"][name]) for name in Statistics._fields)),
-        Method(**about["method"]),
+        Method.from_json(about["method"]),
         about["steps"],
         with_arrays(model.name, arrays) if is_own(model.name) else arrays,
         thresholds and {name: np.asarray(value, np.float32) for name, value in thresholds.items()},

@@ -1,0 +1,98 @@
+"""Neurons and calibrations as JSON, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from gnsnn_jax.errors import InputError, listed, nearest, shown
+from gnsnn_jax.method.calibrations.base import Calibration
+from gnsnn_jax.method.neurons.base import Neuron
+
+PACKAGE = __name__.partition(".")[0]
+
+
+def to_json(value: Neuron | Calibration) -> dict[str, Any]:
+    """Its class and fields, as JSON holds them: {"kind": "GroupNeuron", "members": 8}.
+
+    Raises InputError for a field that is no number, text, truth value or None, nor a sequence of them, nor
+    another neuron or calibration.
+    """
+    kind = kind_of(type(value))
+    return {"kind": kind} | {
+        each.name: _plain(getattr(value, each.name), f"{each.name} of {kind}") for each in _arguments(type(value))
+    }
+
+
+def from_json(about: Mapping[str, Any]) -> Neuron | Calibration:
+    """The neuron or calibration that `to_json` described.
+
+    Only classes that are imported are known; none is imported because a file names it. Raises InputError for
+    a class that is not known and for fields that it does not take.
+    """
+    if not isinstance(about, Mapping) or not isinstance(about.get("kind"), str):
+        raise InputError(f'a neuron or calibration is stored as {{"kind": ..., its fields}}, got {shown(about)}')
+    cls = _class_of(about["kind"])
+    fields = {name: _value(field) for name, field in about.items() if name != "kind"}
+    _check_names(cls, fields)
+    try:
+        return cls(**fields)
+    except TypeError as error:
+        raise InputError(f"{about['kind']} cannot be made of what is stored: {error}") from error
+
+
+def kind_of(cls: type) -> str:
+    """The name of a class of neurons or calibrations in JSON: with its module, if that is not of this package."""
+    is_ours = cls.__module__.partition(".")[0] == PACKAGE
+    return cls.__qualname__ if is_ours else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _class_of(kind: str) -> type:
+    known = {kind_of(cls): cls for base in (Neuron, Calibration) for cls in _subclasses(base)}
+    if kind not in known:
+        raise InputError(
+            f"unknown neuron or calibration {shown(kind)}; known are {listed(known)}{nearest(kind, known)}; "
+            "import the module that defines it first"
+        )
+    return known[kind]
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    """All below it, what was defined last in the end."""
+    for each in cls.__subclasses__():
+        yield each
+        yield from _subclasses(each)
+
+
+def _arguments(cls: type) -> list[dataclasses.Field]:
+    return [each for each in dataclasses.fields(cls) if each.init]
+
+
+def _check_names(cls: type, given: Mapping[str, Any]) -> None:
+    takes = {each.name: each for each in _arguments(cls)}
+    needs = {name for name, each in takes.items() if each.default is each.default_factory is dataclasses.MISSING}
+    if not needs <= given.keys() <= takes.keys():
+        raise InputError(f"{kind_of(cls)} takes {listed(takes) or 'no fields'}, got {listed(given) or 'none'}")
+
+
+def _plain(value: Any, name: str) -> Any:
+    if isinstance(value, Neuron | Calibration):
+        return to_json(value)
+    if isinstance(value, list | tuple):
+        return [_plain(each, name) for each in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InputError(
+        f"{name} is a {type(value).__name__}, which JSON does not hold; use a number or a tuple"
+    )
+
+
+def _value(stored: Any) -> Any:
+    if isinstance(stored, Mapping):
+        return from_json(stored)
+    return tuple(map(_value, stored)) if isinstance(stored, list) else stored
