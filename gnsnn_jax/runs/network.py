@@ -8,10 +8,10 @@ from functools import cache
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, at_least_one
+from gnsnn_jax.interop.functions import is_own, own_network
 from gnsnn_jax.models import build
 from gnsnn_jax.runtime.config import Model
-from gnsnn_jax.interop.functions import is_own, own_network
 
 
 def network_of(settings: Model, num_classes: int, dtype: str = "float32") -> nn.Module:
@@ -33,12 +33,16 @@ def network_of(settings: Model, num_classes: int, dtype: str = "float32") -> nn.
     )
 
 
-@cache
 def apply_of(settings: Model, num_classes: int) -> Callable:
     """The network as a function of variables and images, the same one for equal settings, so that it compiles once.
 
     Raises InputError as `network_of` and `own_network` do.
     """
+    return _apply_of(settings, at_least_one("num_classes", num_classes))
+
+
+@cache
+def _apply_of(settings: Model, num_classes: int) -> Callable:
     if is_own(settings.name):
         return own_network(settings.name).apply
     return network_of(settings, num_classes).apply
