@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: digits test benchmark clean
+.PHONY: digits check test benchmark clean
 
 digits: $(VENV)/installed  ## train and convert on the handwritten digits
 	$(BIN)/python train.py
 	$(BIN)/python convert.py
 
-test: $(VENV)/installed-for-tests  ## style and tests
+check: $(VENV)/installed-for-tests  ## style and the fast tests, in under three minutes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -m "not slow"
+
+test: $(VENV)/installed-for-tests  ## style and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest

@@ -15,6 +15,8 @@ from gnsnn_jax.data.sets import load_dataset
 from gnsnn_jax.runtime import devices
 from gnsnn_jax.runtime.config import Data
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parent / "steps_on_devices.py"
 
 

@@ -19,6 +19,8 @@ from gnsnn_jax.runs.converted import convert, needs_thresholds, with_thresholds
 from gnsnn_jax.runs.network import network_of
 from gnsnn_jax.runtime.config import Data, Model
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 NETWORKS = '''
 import jax, numpy as np

@@ -13,6 +13,8 @@ import pytest
 
 import gnsnn_jax as gs
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 NEURONS = {
     "if": (gs.integrate_and_fire(), None),

@@ -12,6 +12,8 @@ from gnsnn_jax.data import prepare as script
 from gnsnn_jax.data.prepare import prepare
 from gnsnn_jax.runtime.command_line import run_script
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tensorflow(monkeypatch):

@@ -13,6 +13,8 @@ from gnsnn_jax.data.sets import Dataset, Split, statistics
 from gnsnn_jax.runtime.config import load_config
 from gnsnn_jax.training import loop
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parent.parent / "configs"
 RECIPES = sorted(path for path in CONFIGS.glob("*.toml") if not path.stem.startswith("digits"))
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000}

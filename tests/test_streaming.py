@@ -25,6 +25,8 @@ from gnsnn_jax.data.order import FixedOrder
 from gnsnn_jax.data.sets import load_dataset
 from gnsnn_jax.runtime.config import Data
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 RANDOM = np.random.default_rng(0)
 

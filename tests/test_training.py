@@ -3,6 +3,8 @@ import pytest
 import gnsnn_jax as gs
 from gnsnn_jax.runtime.config import load_config, save_config, settings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def toml(tmp_path):
