@@ -22,6 +22,9 @@ _LAZY = {
     "build": "gnsnn_jax.models",
     "load_converted": "gnsnn_jax.runs.converted",
     "load_weights": "gnsnn_jax.interop.weights",
+    "neurobench": "gnsnn_jax.analysis.operations",
+    "observe": "gnsnn_jax.analysis.observation",
+    "operations": "gnsnn_jax.analysis.operations",
     "save_weights": "gnsnn_jax.interop.weights",
 }
 
@@ -39,7 +42,10 @@ __all__ = [
     "integrate_and_fire",
     "load_converted",
     "load_weights",
+    "neurobench",
+    "observe",
     "offset_spikes",
+    "operations",
     "qcfs",
     "run",
     "save_weights",
