@@ -450,3 +450,47 @@ def test_bad_input_is_explained(network):
         convert(steps=2, time_axes=(None, 4))(variables, images)
     with pytest.raises(gs.InputError, match="has 2 time-steps on axis 0, but 3 are wanted"):
         convert(steps=3, time_axes=(None, 0))(variables, images)
+
+
+BAD_THRESHOLDS = [0.0, -1.0, 1e-40, np.nan, np.inf]
+
+
+@pytest.mark.parametrize("threshold", BAD_THRESHOLDS)
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_known_thresholds_are_positive_and_finite(shape, threshold):
+    size = jnp.asarray(np.append(np.ones(2), threshold) if shape else threshold, jnp.float32)
+    ann = lambda x, size: gs.qcfs(x, size, 4)
+    convert = lambda ann: gs.to_spiking(ann, gs.integrate_and_fire(), steps=2)
+    held, x = convert(lambda x: ann(x, size)), jnp.ones((2, 3))
+    message = r"the threshold of '.*' must be positive and finite, got .*; "
+    with pytest.raises(gs.InputError, match="holds NaN" if np.isnan(threshold) else message):
+        convert(ann)(x, size)
+    for call in (held, jax.jit(held), jax.grad(lambda x: held(x).sum())):
+        with pytest.raises(gs.InputError, match=message):
+            call(x)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_nan_is_refused_where_it_is_known():
+    matrix, holds_nan = jnp.eye(3), jnp.ones((2, 3)).at[0, 0].set(jnp.nan)
+    spiking = gs.to_spiking(lambda w, x: gs.qcfs(x @ w, 1.0, 4), gs.integrate_and_fire(), steps=2)
+
+    def refused(call, *arguments):
+        with pytest.raises(gs.InputError, match="holds NaN"):
+            call(*arguments)
+
+    for x in (holds_nan, np.asarray(holds_nan), holds_nan.astype(jnp.bfloat16).astype(jnp.float32)):
+        refused(spiking, matrix, x)
+    refused(spiking, matrix.at[1, 1].set(jnp.nan), jnp.ones((2, 3)))
+    refused(jax.jit(lambda w: spiking(w, holds_nan)), matrix)
+    refused(jax.grad(lambda w: spiking(w, holds_nan).sum()), matrix)
+    assert np.isnan(jax.jit(spiking)(matrix, holds_nan)).any()
+
+
+def test_looking_for_nan_fetches_truth_values_only(monkeypatch):
+    fetched = []
+    monkeypatch.setattr(jax, "device_get", lambda tree: fetched.append(jax.tree.leaves(tree)) or tree)
+    monkeypatch.setattr(np, "isnan", lambda array: pytest.fail("on the host"))
+    gs.to_spiking(lambda w, x: gs.qcfs(x @ w, 1.0, 4), gs.integrate_and_fire(), steps=2)(jnp.eye(3), jnp.ones((2, 3)))
+    assert fetched
+    assert all(leaf.shape == () and leaf.dtype == bool for leaves in fetched for leaf in leaves)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any, NamedTuple
@@ -12,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax._types import Array
+from gnsnn_jax.conversion.known_values import check_threshold, refuse_nan, refuse_thresholds
 from gnsnn_jax.conversion.sites import Site, site_of
-from gnsnn_jax.dtypes import state_type
+from gnsnn_jax.conversion.units import Units
+from gnsnn_jax.dtypes import at_least_single, state_type
 from gnsnn_jax.engine.graph import Operation, Slot
-from gnsnn_jax.engine.jaxprs import CONVOLUTIONS, WEIGHTED, applies, bind, bind_over_time
+from gnsnn_jax.engine.jaxprs import CONVOLUTIONS, bind, bind_over_time
 from gnsnn_jax.engine.split import Program, flatten
 from gnsnn_jax.engine.tracing import arrays_of, is_array, trace
-from gnsnn_jax.errors import InputError, at_least_one
+from gnsnn_jax.errors import InputError, at_least_one, listed
 from gnsnn_jax.method.calibrations import Calibration
 from gnsnn_jax.method.neurons import Neuron, run
 from gnsnn_jax.method.neurons.run import own_state
@@ -75,14 +78,16 @@ def to_spiking(
     none: it needs one where spikes reach it, and stays a ReLU where none do and none is given, so that
     spiking can begin behind it.
 
-    `product_dtype`, such as bfloat16, is the type of both operands where spikes meet weights; the products
-    add up in float32, and potentials stay what they are. Spikes enter as numbers of units, which bfloat16
-    holds exactly up to 256, wherever their threshold is a scalar, and the unit comes behind the product:
-    so that nothing but the weights is rounded.
+    `product_dtype`, such as bfloat16, is the type that the weights are rounded to where spikes meet them, and
+    nothing else is rounded. Where spikes are whole numbers of a unit which that type holds (up to 256 in
+    bfloat16, 2048 in float16), products run in it, add up in float32 and are multiplied by the unit: behind
+    a scalar threshold, and from there on through what moves values, sums of the same spikes, pooling and
+    scalar factors. Elsewhere, as behind biases, norms and sums of spikes of different units, they run in
+    float32 with the rounded weights.
 
     Raises InputError for counts below 1, a network without activations, thresholds that are not
-    positive, not broadcastable or of unknown names, inputs of the wrong length in time, NaN in
-    arguments whose values are known (outside of `jit`), and for operations that are not linear in
+    broadcastable or of unknown names, or known and not positive and finite, inputs of the wrong length
+    in time, NaN in arguments whose values are known (outside of `jit`), and for operations that are not linear in
     the spikes, with the user's file and line.
     """
     if not isinstance(neuron, Neuron):
@@ -144,12 +149,14 @@ class SpikingFunction:
         """The traced network, its inputs with time in front, and the structure of its outputs."""
         axes = _array_axes(self.time_axes, args, kwargs)
         arrays = arrays_of(args, kwargs)
-        _refuse_nan(arrays)
+        refuse_nan(arrays)
         inputs = [_time_first(array, axis, self._computed_steps) for array, axis in zip(arrays, axes, strict=True)]
         have_time = [axis is not None for axis in axes]
         seen = [_one_step(x) if has_time else x for x, has_time in zip(inputs, have_time, strict=True)]
         traced, structure = trace(self.ann, args, kwargs, seen)
-        return flatten(traced, have_time, self.thresholds), inputs, structure
+        program = flatten(traced, have_time, self.thresholds)
+        _warn_of_analog(program)
+        return program, inputs, structure
 
     def observed(self, observe: Observe | Observer) -> SpikingFunction:
         """The same function returning (outputs, observations), one observation for each population.
@@ -206,6 +213,16 @@ class SpikingFunction:
         return jax.tree.map(lambda x: x[: self.steps], found)
 
 
+def _warn_of_analog(program: Program) -> None:
+    """Says which operations before all neurons compute as in the network itself, where they are not linear."""
+    if program.analog:
+        warnings.warn(
+            f"these operations are not linear and stay analog in front of the first neurons: {listed(program.analog)}; "
+            "use an activation that converts there, or take this as it is",
+            stacklevel=4,
+        )
+
+
 def _joined_over_time(stacked: Array) -> Array:
     """[chunks, chunk, ...] as [steps, ...]."""
     return stacked.reshape(stacked.shape[0] * stacked.shape[1], *stacked.shape[2:])
@@ -242,20 +259,8 @@ class _Simulation:
         self.program, self.values, self.chunk_steps = program, values, settings.chunk
         self.neuron, self.product_dtype = settings.neuron, settings.product_dtype
         self.observer = _observer(settings.observe)
-        self.units = self._units() if self.product_dtype else {}
-
-    def _units(self) -> Values:
-        """The unit of each slot whose values are whole numbers of it, or became others by what has no weights."""
-        units = {}
-        for operation in self.program.timed:
-            timed = [slot for slot in operation.inputs if slot in self.program.has_time]
-            if operation.is_activation:
-                threshold = jnp.asarray(self.values[operation.inputs[1]])
-                unit = threshold.reshape(()) / self.neuron.members if threshold.size == 1 else None
-            else:
-                unit = units.get(timed[0]) if len(timed) == 1 and not applies(operation.eqn, WEIGHTED) else None
-            units |= {} if unit is None else dict.fromkeys(operation.outputs, unit)
-        return units
+        if self.product_dtype:
+            self.units = Units(program, values, self.neuron, self.product_dtype)
 
     def start(self, potentials: list[Array] | None) -> _State:
         return _State(potentials, [self.observer.start(operation) for operation in self.program.timed])
@@ -323,13 +328,24 @@ class _Simulation:
         return bind_over_time(operation.eqn, inputs, have_time)
 
     def _rounded_product(self, operation: Operation, inputs: Sequence[Any], have_time: Sequence[bool]) -> list[Array]:
-        """The product of operands in the type that was asked for: numbers of units where these are known."""
-        slot = operation.inputs[have_time.index(True)]
-        unit = self.units.get(slot, jnp.ones(()))
-        whole = lambda x, has_time: x / unit.astype(x.dtype) if has_time else jnp.asarray(x)
-        rounded = [whole(*pair).astype(self.product_dtype) for pair in zip(inputs, have_time, strict=True)]
-        (products,) = bind_over_time(operation.eqn, rounded, have_time, preferred_element_type=jnp.dtype(jnp.float32))
-        return [(products * unit.astype(products.dtype)).astype(operation.eqn.outvars[0].aval.dtype)]
+        """The product with weights in the type that was asked for; so are the spikes, where it holds them exactly."""
+        single, position = jnp.dtype(jnp.float32), have_time.index(True)
+        spikes, unit = jnp.asarray(inputs[position]), self.units.of(operation.inputs[position])
+        fits = unit is not None or spikes.dtype == self.product_dtype
+        dtype = self.product_dtype if fits else at_least_single(spikes.dtype)
+        whole = spikes if unit is None else spikes / unit
+        operands = [whole if timed else self._rounded(x) for x, timed in zip(inputs, have_time, strict=True)]
+        wanted = single if fits else dtype
+        (products,) = bind_over_time(
+            operation.eqn, [x.astype(dtype) for x in operands], have_time, preferred_element_type=wanted
+        )
+        products = products if unit is None else products * unit
+        return [products.astype(operation.eqn.outvars[0].aval.dtype)]
+
+    def _rounded(self, weights: Any) -> Array:
+        """The weights as numbers that `product_dtype` holds; a mere cast there and back is left out by XLA."""
+        about, weights = jnp.finfo(self.product_dtype), jnp.asarray(weights)
+        return jax.lax.reduce_precision(weights, about.nexp, about.nmant)
 
     def _over_time(self, slot: Slot, values: Values, length: int) -> Array:
         value = jnp.asarray(values[slot])
@@ -341,6 +357,7 @@ def _evaluate_fixed(program: Program, inputs: Sequence[Any]) -> Values:
     for operation in program.fixed:
         results = bind(operation.eqn, *(values[slot] for slot in operation.inputs))
         values.update(zip(operation.outputs, results, strict=True))
+    refuse_thresholds(program, values)
     return values
 
 
@@ -358,8 +375,7 @@ def _positive(name: str, value: Any) -> Any:
     if isinstance(value, jax.core.Tracer):
         return value
     value = np.asarray(value, np.float32)
-    if not (np.isfinite(value) & (value > 0)).all():
-        raise InputError(f"the threshold of {name!r} must be positive and finite, got {value.min()}..{value.max()}")
+    check_threshold(name, value)
     return value
 
 
@@ -401,15 +417,6 @@ def _array_axes(time_axes: Any, args: tuple, kwargs: dict) -> list[int | None]:
         raise InputError(f"time_axes {time_axes!r} does not fit the arguments: {error}") from None
     axes = jax.tree.leaves(spread, is_leaf=_is_axis) + [None] * len(jax.tree.leaves(kwargs))
     return [axis for axis, leaf in zip(axes, jax.tree.leaves((args, kwargs)), strict=True) if is_array(leaf)]
-
-
-def _refuse_nan(arrays: Iterable[Any]) -> None:
-    """Raises InputError for arguments that hold NaN, where their values are known: outside of `jit`."""
-    for array in arrays:
-        known = not isinstance(array, jax.core.Tracer) and getattr(array, "is_fully_addressable", True)
-        # In numpy, since under an outer trace jnp would make tracers of known values.
-        if known and jnp.issubdtype(array.dtype, jnp.floating) and np.isnan(np.asarray(array)).any():
-            raise InputError(f"an argument of shape {array.shape} holds NaN; remove or replace it")
 
 
 def _time_first(leaf: Any, axis: int | None, steps: int) -> Any:
