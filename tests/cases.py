@@ -13,6 +13,10 @@ import gnsnn_jax as gs
 
 GRAIN = 1 / 64
 
+# The shared suites run over these; whoever adds a neuron or a calibration adds it here too.
+NEURONS = [gs.integrate_and_fire(), *map(gs.group_neuron, (2, 3, 4, 8))]
+CALIBRATIONS = [gs.offset_spikes(4), gs.offset_spikes(3, passes=2)]
+
 shapes = st.lists(st.integers(1, 4), min_size=0, max_size=3).map(tuple)
 levels = st.integers(1, 9)
 members = st.sampled_from([1, 2, 3, 4, 8])

@@ -1,26 +1,25 @@
 """One suite of theorems that every neuron and every calibration of the library passes."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import dyadic, members, seeds, shapes, thresholds_for
+from cases import CALIBRATIONS, NEURONS, dyadic, members, seeds, shapes, thresholds_for
 from hypothesis import given
 from hypothesis import strategies as st
 
 import gnsnn_jax as gs
-from gnsnn_jax.method.calibrations import CALIBRATIONS
-from gnsnn_jax.method.neurons import NEURONS
 
-names = st.sampled_from(list(NEURONS))
+neurons = st.sampled_from(NEURONS)
 steps = st.integers(1, 11)
 
 
 @st.composite
 def simulations(draw):
     """A neuron, currents and a threshold whose sums are exact."""
-    name, count = draw(names), draw(members)
-    neuron = NEURONS[name](count)
+    neuron = draw(neurons)
     threshold = draw(thresholds_for(neuron.members))
     currents = dyadic(draw(seeds), (draw(steps), *draw(shapes)), -threshold, 2 * threshold)
     return neuron, currents, threshold
@@ -163,6 +162,46 @@ def test_bad_input_is_explained():
         gs.offset_spikes(4, passes=-1)
 
 
+# Types.
+
+HALF_AND_MORE = ["bfloat16", "float16", "float32", "float64"]
+
+
+@pytest.mark.parametrize("of_threshold", [*HALF_AND_MORE, None])
+@pytest.mark.parametrize("of_currents", HALF_AND_MORE)
+def test_a_state_is_as_wide_as_what_it_is_made_of_and_never_changes(of_currents, of_threshold):
+    """Traced only: a scan whose carry changes its type is refused then."""
+    wide = jnp.float64 if "float64" in (of_currents, of_threshold) else jnp.float32
+    with jax.enable_x64(True):
+        threshold = jnp.asarray(2.0, of_threshold) if of_threshold else 2.0
+        for neuron, steps in itertools.product(NEURONS, (1, 4, 5, 18)):
+            currents = jax.ShapeDtypeStruct((steps, 6), of_currents)
+            outputs, potential = jax.eval_shape(lambda x, n=neuron: gs.run(n, x, threshold), currents)
+            assert (outputs.dtype, potential.dtype) == (currents.dtype, wide)
+            for calibration in CALIBRATIONS if steps > 3 else ():
+                of = lambda x, n=neuron, c=calibration: gs.run(n, x, threshold, c.initial(n, x, threshold))
+                assert [each.dtype for each in jax.eval_shape(of, currents)] == [currents.dtype, wide]
+
+
+@pytest.mark.parametrize(("of_currents", "of_threshold"), [*zip(HALF_AND_MORE, HALF_AND_MORE[::-1], strict=True)])
+def test_sums_that_are_exact_are_so_in_every_type(of_currents, of_threshold):
+    with jax.enable_x64(True):
+        currents, neuron, calibration = dyadic(1, (4, 6)), gs.group_neuron(4), CALIBRATIONS[-1]
+        given = currents.astype(of_currents), jnp.asarray(2.0, of_threshold)
+        np.testing.assert_array_equal(calibration.initial(neuron, *given), calibration.initial(neuron, currents, 2.0))
+        for found, expected in zip(gs.run(neuron, *given), gs.run(neuron, currents, 2.0), strict=True):
+            np.testing.assert_array_equal(np.float64(found), np.float64(expected))
+
+
+@pytest.mark.parametrize("dtype", [*HALF_AND_MORE, "int32"])
+def test_initial_potentials_come_in_any_type(dtype):
+    with jax.enable_x64(True):
+        currents = dyadic(8, (3, 4))
+        _, potential = gs.run(gs.group_neuron(2), currents, 2.0, jnp.zeros(4, dtype))
+        np.testing.assert_array_equal(potential, gs.run(gs.group_neuron(2), currents, 2.0, jnp.float32(0))[1])
+        assert potential.dtype == jnp.float32
+
+
 # Calibrations.
 
 
@@ -199,12 +238,11 @@ def test_cos_repeated_until_nothing_changes_reaches_the_desired_count(simulation
     np.testing.assert_array_equal(counts(neuron, currents, threshold, initial), desired(neuron, currents, threshold))
 
 
-@pytest.mark.parametrize("name", CALIBRATIONS)
-@pytest.mark.parametrize("count", [1, 4])
-def test_saturated_neurons_are_left_alone(name, count):
-    neuron = gs.group_neuron(count)
-    currents = jnp.full((4, 7), 5.0)
-    initial = CALIBRATIONS[name](4).initial(neuron, currents, 1.0)
+@pytest.mark.parametrize("calibration", CALIBRATIONS, ids=repr)
+@pytest.mark.parametrize("neuron", NEURONS, ids=repr)
+def test_saturated_neurons_are_left_alone(neuron, calibration):
+    currents = jnp.full((calibration.probe_steps, 7), 5.0)
+    initial = calibration.initial(neuron, currents, 1.0)
     np.testing.assert_array_equal(initial, neuron.init(jnp.float32(1), (7,)))
 
 
