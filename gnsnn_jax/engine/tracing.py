@@ -9,7 +9,6 @@ import jax
 from jax.extend.core import ClosedJaxpr
 
 from gnsnn_jax.engine.arrays import as_array, is_array
-from gnsnn_jax.engine.batches import arguments_of as arguments_of
 from gnsnn_jax.engine.batches import is_table
 from gnsnn_jax.engine.parameters import are_parameters, marked
 from gnsnn_jax.errors import InputError
