@@ -12,6 +12,10 @@ from cases import TwoLayers, dyadic
 from flax import nnx
 
 import gnsnn_jax as gs
+from gnsnn_jax.data.sets import Statistics
+from gnsnn_jax.method.methods import parse_method
+from gnsnn_jax.runs.converted import ConvertedNetwork, load_converted
+from gnsnn_jax.runtime.config import Model
 
 METHODS = {
     "if": (gs.integrate_and_fire(), None),
@@ -494,3 +498,20 @@ def test_looking_for_nan_fetches_truth_values_only(monkeypatch):
     gs.to_spiking(lambda w, x: gs.qcfs(x @ w, 1.0, 4), gs.integrate_and_fire(), steps=2)(jnp.eye(3), jnp.ones((2, 3)))
     assert fetched
     assert all(leaf.shape == () and leaf.dtype == bool for leaves in fetched for leaf in leaves)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan])
+@pytest.mark.parametrize("where", ["params", "thresholds"])
+def test_stored_networks_without_proper_thresholds_are_refused(tmp_path, where, bad):
+    about = (
+        Model("vgg11"),
+        3,
+        (32, 32, 3),
+        Statistics((0.0,) * 3, (1.0,) * 3),
+        parse_method("gn", members=4, probe_steps=4),
+    )
+    variables = {"params": {"act1": {"threshold": np.float32(bad if where == "params" else 1)}}}
+    found = {"act1": np.float32(bad)} if where == "thresholds" else None
+    ConvertedNetwork(*about, 4, variables, found).save(tmp_path / "stored")
+    with pytest.raises(gs.InputError, match="act1"):
+        load_converted(tmp_path / "stored")

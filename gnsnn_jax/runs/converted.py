@@ -17,12 +17,13 @@ from gnsnn_jax._types import Array, Float, Shaped
 from gnsnn_jax.conversion.find_thresholds import find_thresholds
 from gnsnn_jax.conversion.folding import fold_batch_norm
 from gnsnn_jax.conversion.sites import sites
-from gnsnn_jax.conversion.to_spiking import SpikingFunction, to_spiking
+from gnsnn_jax.conversion.to_spiking import SpikingFunction, check_thresholds, to_spiking
 from gnsnn_jax.data.sets import Dataset, Statistics, check_finite, normalise, training_images
-from gnsnn_jax.errors import InputError, at_least_one
+from gnsnn_jax.errors import InputError, at_least_one, printable
 from gnsnn_jax.interop.functions import OwnNetwork, by_path, check_outputs, is_own, with_arrays
 from gnsnn_jax.method.methods import Method
 from gnsnn_jax.runs import checkpoints
+from gnsnn_jax.runs.directories import check_numbers, check_weights
 from gnsnn_jax.runs.network import apply_of, network_of
 from gnsnn_jax.runtime import devices
 from gnsnn_jax.runtime.config import Model
@@ -171,6 +172,7 @@ def load_converted(path: str | Path) -> ConvertedNetwork:
     if "method" not in about:
         raise InputError(f"{path} is a checkpoint, but of no converted network; give one that convert.py wrote")
     model, thresholds = Model(**about["model"]), about.get("thresholds")
+    (check_numbers if is_own(model.name) else check_weights)(arrays, f"the network {printable(path)}")
     return ConvertedNetwork(
         model,
         about["num_classes"],
@@ -179,5 +181,5 @@ def load_converted(path: str | Path) -> ConvertedNetwork:
         Method.from_json(about["method"]),
         about["steps"],
         with_arrays(model.name, arrays) if is_own(model.name) else arrays,
-        thresholds and {name: np.asarray(value, np.float32) for name, value in thresholds.items()},
+        thresholds and check_thresholds(thresholds),
     )
