@@ -85,3 +85,13 @@ def test_potentials_have_the_widest_type(dtype, neuron, calibration, steps):
 def test_numbers_of_python_widen_nothing():
     with jax.enable_x64():
         assert gs.run(gs.integrate_and_fire(), jnp.ones((4, 3), jnp.float32), 1.0)[1].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("make", [gs.group_neuron, gs.offset_spikes, lambda count: gs.offset_spikes(4, count)])
+@pytest.mark.usefixtures("unchecked")
+def test_counts_are_checked_however_often_they_were_given_before(make):
+    for count in (1, 4):
+        assert make(count) == make(count)
+        for alike in (float(count), True):
+            with pytest.raises(TypeError, match="must be an integer"):
+                make(alike)
