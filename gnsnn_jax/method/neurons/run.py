@@ -52,7 +52,7 @@ def in_state_type(currents: Array, threshold: Array | float) -> tuple[Array, Arr
 
 
 def initial_state(neuron: Neuron, currents: Array, threshold: Array, initial: Any = None) -> Any:
-    """The state before the first of the currents [T, ...], its floating-point leaves at least as wide as the
+    """The state before the first of the currents [T, ...], its floating-point leaves in the type of the
     threshold; with `initial`, a potential or a state, in it."""
     own = own_state(neuron, threshold, currents.shape[1:])
     return placed_as(own if initial is None else _given_state(neuron, own, initial), currents)
@@ -60,7 +60,7 @@ def initial_state(neuron: Neuron, currents: Array, threshold: Array, initial: An
 
 def own_state(neuron: Neuron, threshold: Array, shape: tuple[int, ...]) -> Any:
     """The neuron's own state before the first step, its floating-point leaves at least as wide as the threshold."""
-    return jax.tree.map(partial(_at_least, threshold.dtype), neuron.init(threshold, shape))
+    return jax.tree.map(partial(_of_type, threshold.dtype), neuron.init(threshold, shape))
 
 
 def one_step(neuron: Neuron, threshold: Array, dtype: Any = None) -> Callable[[Any, Array], tuple[Any, Array]]:
@@ -86,11 +86,9 @@ def _filled(value: Any, like: Array, name: str) -> Array:
     return jnp.broadcast_to(align(_as(jnp.asarray(value), like), like.shape, name), like.shape)
 
 
-def _at_least(dtype: Any, leaf: Any) -> Array:
+def _of_type(dtype: Any, leaf: Any) -> Array:
     leaf = jnp.asarray(leaf)
-    if not jnp.issubdtype(leaf.dtype, jnp.floating) or jnp.finfo(leaf.dtype).bits > jnp.finfo(dtype).bits:
-        return leaf
-    return leaf.astype(dtype)
+    return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 def _as(leaf: Array, like: Array) -> Array:
