@@ -77,8 +77,10 @@ def test_the_method_loads_with_jax_alone():
     assert done.returncode == 0, done.stderr
 
 
-def test_public_names_exist():
+def test_public_names_exist_and_say_what_they_are():
     import gnsnn_jax
 
     for name in gnsnn_jax.__all__:
-        assert getattr(gnsnn_jax, name).__doc__
+        own = getattr(gnsnn_jax, name).__doc__ or ""
+        assert own, f"{name} has no docstring"
+        assert not own.startswith(f"{name}("), f"the docstring of {name} is its list of fields"

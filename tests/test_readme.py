@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import gnsnn_jax as gs
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -15,7 +17,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def example(number, **names):
     """Runs an example of the README with these names; returns them with its own, and what it prints."""
     examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     assert len([line for line in examples[number].splitlines() if line.strip()]) <= 12
     printed = []
     names["print"] = lambda *values: printed.append(values if len(values) > 1 else values[0])
@@ -41,6 +43,19 @@ def test_a_relu_network_converts_as_the_example_says():
     assert site == ("relu", "relu", (100, 64))
     np.testing.assert_allclose(accuracy, verification.agreement, atol=1e-6)
     assert accuracy.min() > 0.8
+
+
+def test_what_a_converted_network_does_is_found_as_the_example_says():
+    model = nn.Sequential([nn.Dense(64), lambda x: gs.qcfs(x, 1.0, 4), nn.Dense(10)])
+    images = jax.random.normal(jax.random.key(0), (50, 20))
+    given = {"gs": gs, "model": model, "variables": model.init(jax.random.key(1), images), "batches": [images]}
+    names, printed = example(2, **given)
+    populations = names["found"].populations
+    assert [name for name, *_ in printed[:-1]] == [site.name for site in populations]
+    np.testing.assert_array_equal(printed[0][4], populations[0].firing_rate())
+    operations, neurobench = printed[-1]
+    assert operations.accumulates > 0
+    assert neurobench.effective_acs > 0
 
 
 def test_files_and_commands_that_the_readme_names_exist():

@@ -55,6 +55,7 @@ class NeuroBench(NamedTuple):
 
 
 def operations(behaviour: Behaviour, steps: int) -> Operations:
+    """The operations of one sample in so many steps, with those of the probe, from what `observe` found."""
     connections, executed = behaviour.connections, _executed_steps(behaviour, steps)
     total = lambda kind: sum(_executed(behaviour, getattr(each.spikes, kind), steps) for each in behaviour.populations)
     return Operations(
@@ -68,6 +69,7 @@ def operations(behaviour: Behaviour, steps: int) -> Operations:
 
 
 def neurobench(behaviour: Behaviour, steps: int) -> NeuroBench:
+    """NeuroBench's metrics of one sample in so many steps, from what `observe` found."""
     connections, populations = behaviour.connections, behaviour.populations
     executed = _executed_steps(behaviour, steps)
     plain = sum(_executed(behaviour, each.spikes.plain_operations, steps) for each in populations)
