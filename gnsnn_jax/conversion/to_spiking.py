@@ -158,6 +158,13 @@ class SpikingFunction:
         _warn_of_analog(program)
         return program, inputs, structure
 
+    def analog(self, *args) -> tuple[str, ...]:
+        """Places and names of the operations in front of the first neurons that are not linear, and so compute as in
+        the network itself, and ReLUs that stay what they are; shapes may stand for arrays."""
+        traced, _ = trace(self.ann, args, {})
+        program = flatten(traced, [False] * len(traced.jaxpr.invars), self.thresholds)
+        return (*program.analog, *program.kept)
+
     def observed(self, observe: Observe | Observer) -> SpikingFunction:
         """The same function returning (outputs, observations), one observation for each population.
 

@@ -19,7 +19,6 @@ from gnsnn_jax.engine.batches import Batches
 from gnsnn_jax.engine.graph import Network, Operation, Slot, evaluate
 from gnsnn_jax.engine.names import by_present_names
 from gnsnn_jax.engine.recognise import network_of
-from gnsnn_jax.engine.split import Program, flatten
 from gnsnn_jax.engine.tracing import arrays_of, of_arrays, parted, trace
 from gnsnn_jax.errors import InputError, listed, nearest
 from gnsnn_jax.method.neurons import run
@@ -85,7 +84,7 @@ def verify(ann: Callable, snn: Callable, batches: Iterable[Any], *, variables: A
         arrays, others = parted(args, {})
         if others != compiled_for:
             compiled_for, names = others, _names(ann, spiking, args)
-            analog = tuple(_split(spiking, args).analog)
+            analog = spiking.analog(*args)
             compare = jax.jit(partial(_compare, of_arrays(ann, args, {}), _simulation(spiking, args), spiking, names))
         found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), compare(arrays))
         total = found if total is None else jax.tree.map(np.add, total, found)
@@ -107,12 +106,6 @@ def _without_time_axes(snn: Callable) -> SpikingFunction:
 def _simulation(spiking: SpikingFunction, args: tuple) -> Callable:
     """The converted network as a function of arrays that returns its outputs and its spikes by activation."""
     return of_arrays(spiking.observed(lambda spikes, site: {site.name: spikes}), args, {})
-
-
-def _split(spiking: SpikingFunction, args: tuple) -> Program:
-    """The network as it is converted, spikes apart from what comes before them."""
-    traced, _ = trace(spiking.ann, args, {})
-    return flatten(traced, [False] * len(traced.jaxpr.invars), spiking.thresholds)
 
 
 def _names(ann: Callable, spiking: SpikingFunction, args: tuple) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -86,7 +87,7 @@ _NORM = re.compile(r"(batch|layer|group|instance|rms|weight)_?norm|normali[sz]at
 def made_in_a_norm(eqn: JaxprEqn) -> bool:
     """Whether a function, file or module around an equation is called after a normalisation, such as LayerNorm."""
     traceback = eqn.source_info.traceback
-    frames = [f"{frame.file_name} {frame.function_name}" for frame in traceback.frames] if traceback else []
+    frames = [f"{Path(frame.file_name).name} {frame.function_name}" for frame in traceback.frames] if traceback else []
     return any(_NORM.search(each) for each in [*frames, str(eqn.source_info.name_stack)])
 
 

@@ -39,6 +39,7 @@ class Program:
     timed: list[Operation] = field(default_factory=list)
     has_time: set[Slot] = field(default_factory=set)
     analog: list[str] = field(default_factory=list)  # operations before all neurons that are not linear, with places
+    kept: list[str] = field(default_factory=list)  # activations that stay what they are, for want of a threshold
 
     @property
     def activations(self) -> list[Operation]:
@@ -114,7 +115,8 @@ class _Sorting:
         self.unconverted: list[Operation] = []
         for operation in network.operations:
             self._add(operation)
-        self.program.analog = _in_words(network, [*self._in_front(), *self.unconverted])
+        self.program.analog = _in_words(self._in_front())
+        self.program.kept = [f"{operation.activation.name}: no threshold" for operation in self.unconverted]
 
     def _add(self, operation: Operation) -> None:
         if operation.absorbed:
@@ -193,7 +195,7 @@ def candidates(network: Network) -> str:
     return "; these operations are not linear:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""
 
 
-def _in_words(network: Network, operations: Sequence[Operation]) -> list[str]:
+def _in_words(operations: Sequence[Operation]) -> list[str]:
     """Place and name of each operation, each once."""
     words = []
     for operation in operations:

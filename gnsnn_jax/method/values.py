@@ -87,9 +87,7 @@ def _plain(value: Any, name: str) -> Any:
         return value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise InputError(
-        f"{name} is a {type(value).__name__}, which JSON does not hold; use a number or a tuple"
-    )
+    raise InputError(f"{name} is a {type(value).__name__}, which JSON does not hold; use a number or a tuple")
 
 
 def _value(stored: Any) -> Any:
