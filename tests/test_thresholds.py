@@ -10,7 +10,15 @@ import pytest
 
 import gnsnn_jax as gs
 from gnsnn_jax.conversion.find_thresholds import SILENT
-from gnsnn_jax.method.threshold_rules import BINS, RULES, balance, least_squares_threshold, percentile, squared_error
+from gnsnn_jax.method.threshold_rules import (
+    BINS,
+    RULES,
+    Rule,
+    balance,
+    least_squares_threshold,
+    percentile,
+    squared_error,
+)
 
 LEVELS = 8
 
@@ -254,6 +262,121 @@ def test_balancing_shows_later_layers_what_earlier_ones_cut_off():
     first, second = gs.find_thresholds(ann, [x] * 3, LEVELS, method="balance").values()
     assert first < x.max()
     assert second <= 2 * first
+
+
+# What a threshold never exceeds, and what it does not depend on.
+
+
+def last(state, x):
+    return x[-1] * 0 + 1e6
+
+
+GREEDY = Rule(lambda count: jnp.zeros(count), last, lambda state: state)  # a user's own, far too high
+LIMITING = GREEDY._replace(limits=True)
+
+
+def any_rule(name):
+    return {"greedy": GREEDY, "limiting": LIMITING}.get(name, name)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("method", [*RULES, "greedy", "limiting"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_no_threshold_exceeds_the_largest_current_or_a_bound_of_its_own(method, per_channel, dtype):
+    for seed in range(3):
+        draw = np.random.default_rng(seed)
+        weights = jnp.asarray(draw.normal(0, 3, (4, 5)) - [0, 0, 0, 0, 30], dtype)  # the last channel is silent
+        bound = jnp.asarray([draw.uniform(0.2, 2), draw.uniform(0.2, 2, (1, 5))][seed % 2], dtype)
+        x = jnp.asarray(np.abs(draw.normal(0, 1, (2, 16, 4))), dtype)
+
+        def ann(variables, x):
+            hidden = jnp.clip(x @ variables["weights"], 0, variables["bound"])
+            return nn.relu(hidden @ variables["weights"].T)
+
+        variables = {"weights": weights, "bound": bound}
+        options = {"method": any_rule(method), "per_channel": per_channel, "variables": variables}
+        first, second = gs.find_thresholds(ann, x, LEVELS, **options).values()
+        axes = (0, 1) if per_channel else None
+        assert (first <= np.float32(bound if per_channel else bound.max()).reshape(-1)).all()
+        assert (first > 0).all()
+        assert (second > 0).all()
+        currents = x @ weights
+        cut = np.float32(jnp.minimum(currents, jnp.broadcast_to(bound, currents.shape)))
+        heard = cut.max(axes) > 0
+        assert np.where(heard, first <= cut.max(axes) + 1e-6, True).all()
+        hidden = jnp.maximum(jnp.asarray(cut, dtype), 0)
+        most = np.float32(hidden @ weights.T).max(axes)
+        if method not in ("balance", "limiting"):  # which show the second layer less
+            assert (second <= np.where(most > 0, most * 1.01, most.max() * 1.01 + 1)).all()
+
+
+def test_a_clip_behind_large_weights_gets_no_more_than_its_bound():
+    ann = lambda x: jnp.clip(x @ (3 * jnp.eye(4)), 0, 1.0)
+    (found,) = gs.find_thresholds(ann, [normal(12, (64, 4))], LEVELS).values()
+    assert found <= 1
+
+
+@pytest.mark.parametrize("bound", [0.25, np.asarray([[2.0, 0.25]], np.float32)])
+def test_silent_clips_keep_to_their_bounds(bound):
+    ann = lambda x: jnp.clip(x @ np.diag([1.0, -1.0]).astype(np.float32), 0, bound)
+    (found,) = gs.find_thresholds(ann, [np.abs(normal(13, (64, 2)))], LEVELS, method="max", per_channel=True).values()
+    assert found[1] == 0.25
+
+
+@pytest.mark.parametrize("method", RULES)
+@pytest.mark.parametrize("spread", [0.0, 1.0, 60.0])
+def test_channels_far_below_0_raise_no_threshold(method, spread):
+    for seed in range(3):
+        draw = np.random.default_rng(seed)
+        live = draw.normal(0, 1, (3, 4)).astype(np.float32)
+        dead = (spread * draw.normal(0, 0.1, (3, 7))).astype(np.float32)
+        x = draw.normal(0.3, 1, (2, 64, 3)).astype(np.float32)
+        find = lambda weights, shift, x=x: gs.find_thresholds(
+            lambda x: nn.relu(x @ weights + shift), x, LEVELS, method=method
+        ).popitem()[1]
+        alone = find(live, np.zeros((1, 4), np.float32))
+        shift = np.repeat(np.float32([[0, -100]]), [4, 7], axis=1)
+        among = find(np.concatenate([live, dead], 1), shift)
+        assert among <= alone * 1.001
+        if method in ("mse", "max"):
+            np.testing.assert_allclose(among, alone, rtol=1e-3)
+
+
+def test_the_one_threshold_of_many_channels_is_that_of_a_grid_search():
+    mean, deviation = np.float32([0, 1, 3, -2, -50]), np.float32([1, 0.3, 2, 1.5, 20])
+    heard = np.asarray([1, 1, 1, 1, 0], bool)
+    for levels in (1, 4, 16):
+        found = float(pooled_least_squares_threshold(*map(jnp.asarray, (mean, deviation, heard)), levels))
+        errors = lambda theta, levels=levels: sum(
+            error(theta, *each, levels) for each in zip(mean[heard], deviation[heard], strict=True)
+        )
+        assert errors(found) <= 1.005 * min(map(errors, np.linspace(0.2, 19, 400)))
+
+
+def test_one_channel_alone_has_the_threshold_it_would_share():
+    x = normal(14, (256, 1), 0.4)
+    options = [{}, {"per_channel": True}]
+    shared, own = (
+        gs.find_thresholds(lambda x: nn.relu(x @ jnp.eye(1)), [x], LEVELS, **each).popitem()[1] for each in options
+    )
+    np.testing.assert_allclose(shared, own[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", RULES)
+def test_batches_of_other_sizes_and_currents_without_axes_find_thresholds(method):
+    weights = normal(15, (3,), 1.0)
+    grown = lambda x: nn.relu(jax.lax.conv_general_dilated(x, jnp.ones((4, 2, 1, 1)), (1, 1), "SAME"))
+    sizes = [normal(16, (4, 2, 5, size), 0.5) for size in (5, 7, 5)]
+    for channel_axis in (-1, -3):
+        (found,) = gs.find_thresholds(grown, sizes, LEVELS, method=method, channel_axis=channel_axis).values()
+        assert 0 < found <= max(float(grown(x).max()) for x in sizes) * 1.001
+    for per_channel in (False, True):
+        single = lambda x: nn.relu(x @ weights)
+        (found,) = gs.find_thresholds(
+            single, list(np.abs(normal(17, (9, 3)))), LEVELS, method=method, per_channel=per_channel
+        ).values()
+        assert found.shape == ()
+        assert found > 0
 
 
 # Refusals.

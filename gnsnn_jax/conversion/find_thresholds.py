@@ -55,24 +55,28 @@ def find_thresholds(
     with channels first, [C, H, W]; an activation with fewer axes takes its last. Else there is one for each
     activation.
     Thresholds are float32 of shape [], [C] or [C, 1, 1]. An activation or channel that never had a positive
-    current gets the largest threshold of its neighbours, or 1. `qcfs` has a threshold and is left out.
+    current gets the largest threshold of its neighbours, or 1.
+    None exceeds the bound of its own clip or, where there was a positive current, the largest, whatever the method.
+    One threshold of "mse" for an activation has the least error summed over the entries of `channel_axis`, a normal
+    distribution each, where all batches have as many; else all currents share one.
+    `qcfs` has a threshold and is left out.
 
     Raises InputError for unknown methods, levels < 1, no batches, what is no batch or none that the network takes,
     a network without ReLU or clip, and for currents that are not finite.
     """
     rule = _rule(method, at_least_one("levels", levels))
-    axis = _checked_axis(channel_axis) if per_channel else None
+    axes = _axes_of(rule, per_channel, _checked_axis(channel_axis))
     given = Batches(batches, variables, "find_thresholds(apply, {}, levels)")
     ann, states, network, compiled_for = given.explaining(ann), None, None, None
     for args in given.arguments():
         arrays, others = parted(args, {})
         if others != compiled_for:
             compiled_for, network = others, _network_with_sites(ann, args)
-            step = jax.jit(partial(_step, of_arrays(ann, args, {}), rule, axis), donate_argnums=0)
-            states = states or _start(network, rule, axis)
+            step = jax.jit(partial(_step, of_arrays(ann, args, {}), rule, axes), donate_argnums=0)
+            states = states or _start(network, rule, axes)
         states = step(states, arrays)
     return {
-        operation.activation.name: _finished(operation, rule, axis, states[operation.activation.name])
+        operation.activation.name: _finished(operation, rule, axes.thresholds, states[operation.activation.name])
         for operation in _sites(network)
     }
 
@@ -105,25 +109,57 @@ def _sites(network: Network) -> list[Operation]:
     return [operation for operation in network.activations if operation.activation.kind != "qcfs"]
 
 
-class _State(NamedTuple):
+class _Axes(NamedTuple):
+    """The axis with a threshold for each entry, and that whose entries share one; None where there is no such axis."""
+
+    thresholds: int | None
+    channels: int | None
+
+
+def _axes_of(rule: Rule, per_channel: bool, axis: int) -> _Axes:
+    return _Axes(axis, None) if per_channel else _Axes(None, axis if rule.pooled else None)
+
+
+class _Seen(NamedTuple):
+    """What the columns of one activation held so far."""
+
     largest: Array
     of_rule: Any
 
 
-def _start(network: Network, rule: Rule, axis: int | None) -> Mapping[str, _State]:
-    columns = {operation.activation.name: _columns(operation, axis) for operation in _sites(network)}
-    return {name: _State(jnp.full(count, -jnp.inf), rule.start(count)) for name, count in columns.items()}
+class _State(NamedTuple):
+    bound: Array  # its own by column, the largest within; infinite for a ReLU
+    columns: _Seen  # one for each threshold
+    channels: _Seen | None  # one for each channel, where these share a threshold
 
 
-def _channel_axis(operation: Operation, axis: int) -> int:
+def _start(network: Network, rule: Rule, axes: _Axes) -> Mapping[str, _State]:
+    return {operation.activation.name: _first_state(operation, rule, axes) for operation in _sites(network)}
+
+
+def _first_state(operation: Operation, rule: Rule, axes: _Axes) -> _State:
+    columns, channels = (_columns(operation, axis) for axis in axes)
+    nothing = lambda count: _Seen(_filled(count, -jnp.inf), rule.start(count))
+    bound = _filled(columns, jnp.inf if operation.activation.threshold is None else -jnp.inf)
+    return _State(bound, nothing(columns), None if axes.channels is None else nothing(channels))
+
+
+def _filled(count: int, value: float) -> Array:
+    return jnp.full(count, value, jnp.float32)
+
+
+def _channel_axis(operation: Operation, axis: int | None) -> int | None:
+    if axis is None or not operation.shape:
+        return None
     return axis if -axis <= len(operation.shape) else -1
 
 
 def _columns(operation: Operation, axis: int | None) -> int:
-    return 1 if axis is None else operation.shape[_channel_axis(operation, axis)]
+    at = _channel_axis(operation, axis)
+    return 1 if at is None else operation.shape[at]
 
 
-def _step(ann: Callable, rule: Rule, axis: int | None, states: Mapping[str, _State], arrays: list[Array]):
+def _step(ann: Callable, rule: Rule, axes: _Axes, states: Mapping[str, _State], arrays: list[Array]):
     """The states after one more batch."""
     network = network_of(jax.make_jaxpr(ann)(*arrays))
     states = dict(states)
@@ -133,43 +169,83 @@ def _step(ann: Callable, rule: Rule, axis: int | None, states: Mapping[str, _Sta
         if kind == "qcfs":
             return bind(operation.eqn, *values)[0]
         current = _cut_off(*values) if kind == "clip" else values[0]
-        columns = _in_columns(operation, current, axis)
-        largest, state = states[name]
-        states[name] = _State(jnp.maximum(largest, columns.max(0)), rule.update(state, columns))
+        states[name] = _updated(operation, rule, axes, _bounded(operation, axes, states[name], values), current)
         if rule.limits:
-            current = _cut_off(current, _shaped(operation, axis, rule.threshold(states[name].of_rule)))
+            current = _cut_off(current, _shaped(operation, axes.thresholds, _capped(rule, states[name])))
         return jnp.maximum(current, 0)
 
     evaluate(network, arrays, [operation.outputs[0] for operation in network.activations], activate)
     return states
 
 
+def _bounded(operation: Operation, axes: _Axes, state: _State, values: list[Any]) -> _State:
+    """The state that knows the bound of a clip in this batch."""
+    if len(values) == 1:
+        return state
+    current, bound = values
+    everywhere = jnp.broadcast_to(_limit_of(current, bound), current.shape)
+    found = _in_columns(operation, everywhere, axes.thresholds).max(0)
+    return state._replace(bound=jnp.maximum(state.bound, found))
+
+
+def _updated(operation: Operation, rule: Rule, axes: _Axes, state: _State, current: Array) -> _State:
+    columns, channels = (_in_columns(operation, current, axis) for axis in axes)
+    known = state.channels is not None and len(state.channels.largest) == channels.shape[1]
+    of_channels = _more_seen(rule, state.channels, channels) if known else None
+    return _State(state.bound, _more_seen(rule, state.columns, columns), of_channels)
+
+
+def _more_seen(rule: Rule, seen: _Seen, columns: Array) -> _Seen:
+    return _Seen(jnp.maximum(seen.largest, columns.max(0)), rule.update(seen.of_rule, columns))
+
+
+def _capped(rule: Rule, state: _State) -> Array:
+    """The thresholds of the rule by column, at most the largest currents; 0 or NaN where these do not tell."""
+    return jnp.minimum(_found(rule, state), state.columns.largest)
+
+
+def _found(rule: Rule, state: _State) -> Array:
+    if state.channels is None:
+        return rule.threshold(state.columns.of_rule)
+    return rule.pooled(state.channels.of_rule, state.channels.largest).reshape(1)
+
+
 def _cut_off(current: Array, limit: Any) -> Array:
-    return jnp.minimum(current, align(jnp.asarray(limit, current.dtype), current.shape, "threshold"))
+    return jnp.minimum(current, _limit_of(current, limit))
+
+
+def _limit_of(current: Array, limit: Any) -> Array:
+    return align(jnp.asarray(limit, current.dtype), current.shape, "threshold")
 
 
 def _in_columns(operation: Operation, current: Array, axis: int | None) -> Float[Array, "N columns"]:
     wide = current.astype(jnp.float32)
-    if axis is None:
+    at = _channel_axis(operation, axis)
+    if at is None:
         return wide.reshape(-1, 1)
-    return jnp.moveaxis(wide, _channel_axis(operation, axis), -1).reshape(-1, _columns(operation, axis))
+    return jnp.moveaxis(wide, at, -1).reshape(-1, _columns(operation, axis))
 
 
 def _shaped(operation: Operation, axis: int | None, columns: Float[Array, " columns"]) -> Array:
     """One value for each column, so that it broadcasts to the currents."""
-    if axis is None:
-        return columns.reshape(())
-    return columns.reshape(-1, *(1,) * (-_channel_axis(operation, axis) - 1))
+    at = _channel_axis(operation, axis)
+    return columns.reshape(()) if at is None else columns.reshape(-1, *(1,) * (-at - 1))
 
 
 def _finished(operation: Operation, rule: Rule, axis: int | None, state: _State) -> Array:
-    if not jnp.isfinite(state.largest).all():
+    largest = state.columns.largest
+    if not jnp.isfinite(largest).all():
         raise InputError(
             f"the currents of {operation.activation.name!r} hold NaN or infinity on these batches; look for it in the "
             "data and the weights"
         )
-    found = rule.threshold(state.of_rule)
-    found = jnp.where(jnp.isfinite(found) & (found > 0), found, state.largest)
-    heard = state.largest > 0
+    found = _capped(rule, state)
+    found = jnp.where(jnp.isfinite(found) & (found > 0), found, largest)
+    heard = largest > 0
     spare = jnp.where(heard.any(), found.max(where=heard, initial=0), SILENT)
-    return _shaped(operation, axis, jnp.where(heard, found, spare))
+    return _shaped(operation, axis, jnp.where(heard, found, _within(state.bound, spare)))
+
+
+def _within(bound: Array, spare: Array) -> Array:
+    """A threshold for silent columns that keeps to their bounds, where these leave anything above 0."""
+    return jnp.where(bound > 0, jnp.minimum(spare, bound), spare)
