@@ -38,7 +38,15 @@ class SiteErrors(NamedTuple):
     alone: Float[np.ndarray, " T"]
 
 
-class Verification(NamedTuple):
+class _Errors(NamedTuple):
+    """What a `Verification` unpacks into."""
+
+    agreement: Float[np.ndarray, " T"] | None
+    error: Float[np.ndarray, " T"]
+    sites: tuple[SiteErrors, ...]
+
+
+class Verification(_Errors):
     """What `verify` finds; `str` makes a table of it.
 
     agreement   share of the predictions after 1..T steps that are those of the network: the largest entries
@@ -51,10 +59,12 @@ class Verification(NamedTuple):
                 in the network itself
     """
 
-    agreement: Float[np.ndarray, " T"] | None
-    error: Float[np.ndarray, " T"]
-    sites: tuple[SiteErrors, ...]
-    analog: tuple[str, ...] = ()
+    analog: tuple[str, ...]
+
+    def __new__(cls, agreement, error, sites, analog=()):
+        found = super().__new__(cls, agreement, error, sites)
+        found.analog = analog
+        return found
 
     def first_wrong(self, tolerance: float = WRONG) -> str | None:
         """The first activation whose error after all steps is not within the tolerance, if there is one."""
