@@ -14,6 +14,7 @@ from gnsnn_jax.engine.batches import Batches
 from gnsnn_jax.engine.graph import Network, Operation, evaluate
 from gnsnn_jax.engine.jaxprs import bind
 from gnsnn_jax.engine.recognise import network_of
+from gnsnn_jax.engine.split import candidates
 from gnsnn_jax.engine.tracing import of_arrays, parted, trace
 from gnsnn_jax.errors import InputError, at_least_one, nearest
 from gnsnn_jax.method.activations import align
@@ -100,7 +101,7 @@ def _network_with_sites(ann: Callable, args: tuple) -> Network:
     if not _sites(network):
         raise InputError(
             "found no ReLU or clip behind weights to find a threshold for; sites(ann, *args) lists the activations "
-            "of a network, and those of qcfs have thresholds"
+            f"of a network, and those of qcfs have thresholds{candidates(network)}"
         )
     return network
 
