@@ -342,15 +342,10 @@ def test_channels_far_below_0_raise_no_threshold(method, spread):
             np.testing.assert_allclose(among, alone, rtol=1e-3)
 
 
-def test_the_one_threshold_of_many_channels_is_that_of_a_grid_search():
-    mean, deviation = np.float32([0, 1, 3, -2, -50]), np.float32([1, 0.3, 2, 1.5, 20])
-    heard = np.asarray([1, 1, 1, 1, 0], bool)
-    for levels in (1, 4, 16):
-        found = float(pooled_least_squares_threshold(*map(jnp.asarray, (mean, deviation, heard)), levels))
-        errors = lambda theta, levels=levels: sum(
-            error(theta, *each, levels) for each in zip(mean[heard], deviation[heard], strict=True)
-        )
-        assert errors(found) <= 1.005 * min(map(errors, np.linspace(0.2, 19, 400)))
+def test_channels_that_are_all_heard_share_the_threshold_of_all_currents_as_one_column():
+    x = normal(18, (256, 3), [0.0, 1.0, -0.5], [1.0, 0.3, 2.0])
+    shared = gs.find_thresholds(lambda x: nn.relu(x @ jnp.eye(3)), [x[:90], x[90:]], LEVELS).popitem()[1]
+    np.testing.assert_allclose(shared, found_by(squared_error(LEVELS), [x.reshape(-1, 1)])[0], rtol=1e-3)
 
 
 def test_one_channel_alone_has_the_threshold_it_would_share():

@@ -58,8 +58,8 @@ def find_thresholds(
     Thresholds are float32 of shape [], [C] or [C, 1, 1]. An activation or channel that never had a positive
     current gets the largest threshold of its neighbours, or 1.
     None exceeds the bound of its own clip or, where there was a positive current, the largest, whatever the method.
-    One threshold of "mse" for an activation has the least error summed over the entries of `channel_axis`, a normal
-    distribution each, where all batches have as many; else all currents share one.
+    One threshold of "mse" for an activation leaves out the entries of `channel_axis` that never had a positive
+    current, where all batches have as many entries.
     `qcfs` has a threshold and is left out.
 
     Raises InputError for unknown methods, levels < 1, no batches, what is no batch or none that the network takes,

@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gnsnn_jax._types import Array, Bool, Float
+from gnsnn_jax._types import Array, Float
 from gnsnn_jax.errors import InputError, at_least_one
 
 BINS = 2048  # of a histogram from 0 to a power of two above all values: at most 1/1024 of the largest wide
 NEAREST, FARTHEST = 0.01, 8.0  # where the least squared error is looked for: farthest in deviations from the mean,
 GRID, HALVINGS = 96, 24  # nearest as a share of that, on so many points and by so many halvings
-SHARPEST = 1e-6  # the least deviation of a channel among others, as a share of the farthest: none divides by 0
 BALANCING_RATE, BALANCING_ROUNDS = 0.5, 100  # times a batch that the charge above a threshold raises it by itself
 
 
@@ -113,9 +112,9 @@ def squared_error(levels: int) -> Rule:
 
     has its fixed points where E[x q(x)] = E[q(x)^2] for the quantised q(x) = theta/n sum_i [x >= c_i], which
     is where the error has its extremes. For group neurons n = m T, or m where one step shall suffice; for
-    IF n = T. One threshold for many channels has the least error summed over these, a normal distribution each;
-    channels without a positive current have none. Raises InputError for levels < 1. Huang et al., "Differential
-    Coding for Training-Free ANN-to-SNN Conversion", ICML 2025.
+    IF n = T. One threshold for many channels is that of all their currents together, but for channels that never
+    had a positive current. Raises InputError for levels < 1. Huang et al., "Differential Coding for Training-Free
+    ANN-to-SNN Conversion", ICML 2025.
     """
     levels = at_least_one("levels", levels)
 
@@ -127,48 +126,28 @@ def squared_error(levels: int) -> Rule:
 
     start = lambda columns: _Moments(jnp.zeros(()), jnp.zeros(columns), jnp.zeros(columns))
     found = lambda state: least_squares_threshold(state.mean, jnp.sqrt(state.variance), levels)
-    return Rule(start, update, found, pooled=partial(_pooled_moments, levels))
+    return Rule(start, update, found, pooled=lambda state, largest: found(_pooled(state, largest > 0)))
 
 
-def _pooled_moments(levels: int, state: _Moments, largest: Array) -> Array:
-    return pooled_least_squares_threshold(state.mean, jnp.sqrt(state.variance), largest > 0, levels)
+def _pooled(state: _Moments, heard: Array) -> _Moments:
+    """The moments of the columns heard as those of one, all columns of the same count."""
+    mean = state.mean.mean(where=heard)
+    variance = state.variance.mean(where=heard) + ((state.mean - mean[None]) ** 2).mean(where=heard)
+    return _Moments(state.count, mean, variance)
 
 
 @partial(jax.jit, static_argnames="levels")
 def least_squares_threshold(
     mean: Float[Array, "*shape"], deviation: Float[Array, "*shape"], levels: int
 ) -> Float[Array, "*shape"]:
-    """The fixed point of `squared_error` with the least error; not a number where there is none."""
-    return _best_fixed_point(_farthest(mean, deviation), lambda theta: _improved(theta, mean, deviation, levels))
-
-
-@partial(jax.jit, static_argnames="levels")
-def pooled_least_squares_threshold(
-    mean: Float[Array, " channels"], deviation: Float[Array, " channels"], heard: Bool[Array, " channels"], levels: int
-) -> Float[Array, ""]:
-    """The one threshold of the least squared error summed over the channels heard; not a number without one."""
-    highest = _farthest(mean, deviation).max(where=heard, initial=0)
-    deviation = jnp.maximum(deviation, SHARPEST * highest)
-
-    def improve(theta):
-        sums = _sums(jnp.broadcast_to(theta, mean.shape), mean, deviation, levels)
-        product, square = (each.sum(where=heard) for each in sums)
-        return product / square, _error(theta, product, square)
-
-    return _best_fixed_point(highest, improve)
-
-
-def _farthest(mean: Array, deviation: Array) -> Array:
-    return jnp.maximum(mean, 0) + FARTHEST * deviation
-
-
-def _best_fixed_point(highest: Array, improve: Callable[[Array], tuple[Array, Array]]) -> Array:
-    """The fixed point up to `highest` of an iteration that also tells the error.
+    """The fixed point of `squared_error` with the least error; not a number where there is none.
 
     Iterating takes thousands of rounds at many levels and may end in a worse fixed point, so the one is
     bracketed on a grid and bisected.
     """
-    grid = highest[None] * jnp.geomspace(NEAREST, 1, GRID).reshape(-1, *(1,) * highest.ndim)
+    highest = jnp.maximum(mean, 0) + FARTHEST * deviation
+    grid = highest[None] * jnp.geomspace(NEAREST, 1, GRID).reshape(-1, *(1,) * mean.ndim)
+    improve = lambda theta: _improved(theta, mean, deviation, levels)
     better, errors = jax.lax.map(improve, grid)
     crosses = (better[:-1] > grid[:-1]) & (better[1:] <= grid[1:])
     best = jnp.argmin(jnp.where(crosses, errors[:-1], jnp.inf), 0)
@@ -185,23 +164,13 @@ def _best_fixed_point(highest: Array, improve: Callable[[Array], tuple[Array, Ar
 
 
 def _improved(theta: Array, mean: Array, deviation: Array, levels: int) -> tuple[Array, Array]:
-    """The iteration of `squared_error`, and its error."""
-    product, square = _sums(theta, mean, deviation, levels)
-    return product / square, _error(theta, product, square)
-
-
-def _sums(theta: Array, mean: Array, deviation: Array, levels: int) -> tuple[Array, Array]:
-    """2 E[x q(x)] / theta and 2 E[q(x)^2] / theta^2."""
+    """The iteration of `squared_error`, and the squared error but for what no threshold changes."""
     odd = (2 * jnp.arange(1, levels + 1) - 1).astype(theta.dtype).reshape(-1, *(1,) * theta.ndim)
     z = (odd * (theta / (2 * levels))[None] - mean[None]) / (np.sqrt(2) * deviation)[None]
     above = jax.scipy.special.erfc(z)  # 1 - e_i, which keeps its digits where e_i is near 1
     product = mean * above.mean(0) + np.sqrt(2 / np.pi) * deviation * jnp.exp(-(z**2)).mean(0)
-    return product, (odd / levels**2 * above).sum(0)
-
-
-def _error(theta: Array, product: Array, square: Array) -> Array:
-    """The squared error but for what no threshold changes."""
-    return theta * (theta * square - 2 * product)
+    square = (odd / levels**2 * above).sum(0)
+    return product / square, theta * (theta * square - 2 * product)
 
 
 def balance(rate: float = BALANCING_RATE, rounds: int = BALANCING_ROUNDS) -> Rule:
