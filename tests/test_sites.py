@@ -142,6 +142,7 @@ NO_ACTIVATIONS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:these operations are not linear")
 @pytest.mark.parametrize("case", NO_ACTIVATIONS)
 def test_what_only_looks_like_an_activation_is_none(case):
     function = NO_ACTIVATIONS[case]

@@ -21,8 +21,8 @@ def write(report: Mapping[str, Any], pictures: Sequence[str], folder: str) -> st
     """The text of report.md; `pictures` lie in `folder`."""
     analysis = report.get("analysis", {})
     parts = [_head(report), _image("accuracy.png", "Accuracy if stopped after T steps."), _accuracy(report)]
-    if report.get("analog"):
-        operations = "\n".join(f"- `{each}`" for each in report["analog"])
+    if analysis.get("analog"):
+        operations = "\n".join(f"- `{each}`" for each in analysis["analog"])
         parts.append(f"Not linear, and analog in front of the first neurons:\n\n{operations}")
     if "left_out" in analysis:
         parts.append(f"Errors, operations and energy are left out: {analysis['left_out']}")

@@ -77,8 +77,15 @@ def examine(
                     on_batch=partial(bar.advance, task),
                 )
     except InputError as error:
-        return {**report, "analysis": {"left_out": str(error)}}, {}
-    return extend_report(report, {name.upper(): each.method for name, each in networks.items()}, behaviours), behaviours
+        return {**report, "analysis": {"left_out": str(error), "analog": _analog(network)}}, {}
+    extended = extend_report(report, {name.upper(): each.method for name, each in networks.items()}, behaviours)
+    return {**extended, "analysis": {**extended["analysis"], "analog": _analog(network)}}, behaviours
+
+
+def _analog(network: ConvertedNetwork) -> list[str]:
+    """What is not linear and stays analog in front of the first neurons."""
+    example = jax.ShapeDtypeStruct((1, *network.image_shape), np.float32)
+    return list(network.spiking(1).analog(network.variables, example))
 
 
 def before_name(method: Method) -> str:
