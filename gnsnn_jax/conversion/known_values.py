@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gnsnn_jax.engine.graph import Operation, Slot
+from gnsnn_jax.engine.graph import Slot, needed
 from gnsnn_jax.engine.jaxprs import bind
 from gnsnn_jax.engine.split import Program
 from gnsnn_jax.errors import InputError
@@ -90,17 +90,8 @@ def _from_constants(program: Program, wanted: Iterable[Slot]) -> dict[Slot, Any]
     wanted = set(wanted)
     values = {slot: value for slot, value in program.constants.items() if _is_known(value)}
     with jax.ensure_compile_time_eval():
-        for operation in _needed(program.fixed, wanted):
+        for operation in needed(program.fixed, wanted):
             if not operation.eqn.effects and values.keys() >= set(operation.inputs):
                 results = bind(operation.eqn, *(values[slot] for slot in operation.inputs))
                 values.update(zip(operation.outputs, results, strict=True))
     return {slot: values[slot] for slot in wanted if slot in values}
-
-
-def _needed(operations: Sequence[Operation], wanted: Iterable[Slot]) -> list[Operation]:
-    needed, kept = set(wanted), []
-    for operation in reversed(operations):
-        if needed.intersection(operation.outputs):
-            needed.update(operation.inputs)
-            kept.append(operation)
-    return kept[::-1]

@@ -115,7 +115,7 @@ def evaluate(
     """
     wanted = list(wanted)
     values = network.constants | dict(zip(network.inputs, inputs, strict=True))
-    for operation in _needed(network.operations, wanted):
+    for operation in needed(network.operations, wanted):
         if operation.is_activation and activate:
             found = operation.activation
             given = [found.current] if found.threshold is None else [found.current, found.threshold]
@@ -126,16 +126,22 @@ def evaluate(
     return [values[slot] for slot in wanted]
 
 
-def _needed(operations: Sequence[Operation], wanted: Iterable[Slot]) -> list[Operation]:
-    """The operations that make the wanted slots, and those with effects, such as printing, on what these need."""
-    needed, kept = set(wanted), []
+def needed(operations: Sequence[Operation], wanted: Iterable[Slot]) -> list[Operation]:
+    """The operations that make the wanted slots, in order."""
+    slots, kept = set(wanted), []
     for operation in reversed(operations):
-        if needed.intersection(operation.outputs):
-            needed.update(operation.inputs)
+        if slots.intersection(operation.outputs):
+            slots.update(operation.inputs)
             kept.append(operation)
-    made = set(needed).union(*(operation.outputs for operation in kept))
+    return kept[::-1]
+
+
+def _needed_or_shown(operations: Sequence[Operation], wanted: Sequence[Slot]) -> list[Operation]:
+    """Those, and the ones with effects, such as printing, on what these make or read."""
+    kept = needed(operations, wanted)
+    made = set(wanted).union(*((*each.inputs, *each.outputs) for each in kept))
     shown = [each for each in operations if each.eqn.effects and not each.outputs and made.issuperset(each.inputs)]
-    return [each for each in operations if each in kept or each in shown] if shown else kept[::-1]
+    return [each for each in operations if each in kept or each in shown] if shown else kept
 
 
 # Entering calls.
@@ -146,7 +152,7 @@ def entered(traced: ClosedJaxpr, enters: Callable[[JaxprEqn], bool]) -> Network:
     network, traced = Network(), without_dead_code(traced)
     network.inputs = tuple(network.new_slot() for _ in traced.jaxpr.invars)
     network.outputs = tuple(_enter(network, traced, network.inputs, Origin(), enters))
-    network.operations = _needed(network.operations, network.outputs)
+    network.operations = _needed_or_shown(network.operations, network.outputs)
     return network
 
 
