@@ -1,5 +1,7 @@
 """Nothing is lost: real training processes are killed, stopped and damaged, and go on to the same end."""
 
+import asyncio
+import gc
 import json
 import os
 import random
@@ -125,6 +127,18 @@ def test_a_full_disk_is_told_in_one_sentence_and_the_run_goes_on_when_there_is_r
     subprocess.run(["mount", "-o", "remount,size=30m", str(small_disk)], check=True)
     finished(start(place, small_disk / "run"))
     assert_same_run(small_disk / "run", undisturbed)
+
+
+def test_the_files_that_fail_after_the_first_are_not_reported_by_asyncio(tmp_path, caplog):
+    """TensorStore's futures are collected late, with an exception that nobody asked for."""
+    with checkpoints.Checkpoints(tmp_path / "checkpoints"):
+        pass
+    for said in ("\"disk/d/0b\": Failed to write: No space left on device [os_error_code='28']", "another"):
+        loop = asyncio.new_event_loop()
+        loop.create_future().set_exception(ValueError(said))
+        gc.collect()
+        loop.close()
+    assert [str(record.exc_info[1]) for record in caplog.records if record.name == "asyncio"] == ["another"]
 
 
 # In this process, with a smaller network.

@@ -23,6 +23,7 @@ ITEMS = ("arrays", "about")
 FINGERPRINTS = "fingerprints.json"
 _ORBAX = str(Path(ocp.__file__).parent)
 _LOOP_HAS_ENDED = "Event loop is closed"
+_OS_ERROR = "os_error_code="  # in each message of TensorStore about a file
 
 
 def save(path: Path, arrays: Any, about: Mapping[str, Any]) -> None:
@@ -133,17 +134,29 @@ def _quiet() -> Iterator[None]:
     """Within the context Orbax and TensorStore print nothing. Of failures they raise the first here as well.
 
     Orbax reports each file that it touches. TensorStore reports each file that fails after the first one as an
-    exception that nobody can catch: the event loop that waited for them has ended by then.
+    exception that nobody can catch: the event loop that waited for them has ended by then, or nobody asks for it
+    until its future is collected, which may be when the process ends.
     """
+    logging.getLogger("asyncio").addFilter(_is_claimed)  # adding it twice is adding it once
     log, is_foreign = logging.getLogger("absl"), lambda record: not record.pathname.startswith(_ORBAX)
     report = sys.unraisablehook
     log.addFilter(is_foreign)
-    sys.unraisablehook = lambda found: None if str(found.exc_value) == _LOOP_HAS_ENDED else report(found)
+    sys.unraisablehook = lambda found: None if _is_echo(found.exc_value) else report(found)
     try:
         yield
     finally:
         sys.unraisablehook = report
         log.removeFilter(is_foreign)
+
+
+def _is_echo(exception: BaseException | None) -> bool:
+    return str(exception) == _LOOP_HAS_ENDED or _OS_ERROR in str(exception)
+
+
+def _is_claimed(record: logging.LogRecord) -> bool:
+    """Whether a report of asyncio is of something else than a file that TensorStore failed to write."""
+    exception = record.exc_info[1] if record.exc_info else None
+    return not ("was never retrieved" in record.getMessage() and _OS_ERROR in str(exception))
 
 
 @contextmanager
