@@ -431,8 +431,9 @@ def test_thresholds_may_differ_by_channel_first_or_last(shape):
     np.testing.assert_allclose(found[0], gs.qcfs(weigh(x), threshold, MEMBERS), atol=1e-6)
 
 
-def test_a_relu_before_the_first_threshold_stays_one():
-    ann = lambda x: jax.nn.relu(jax.nn.relu(x @ WEIGHTS) @ WEIGHTS)
+@pytest.mark.parametrize("spelling", RELUS)
+def test_a_relu_before_the_first_threshold_stays_one(spelling):
+    ann = lambda x: jax.nn.relu(RELUS[spelling](x @ WEIGHTS) @ WEIGHTS)
     second = names(ann, X)[1]
     found = converted(ann, steps=1, thresholds={second: 4.0})
     np.testing.assert_allclose(found[0], gs.qcfs(jax.nn.relu(X @ WEIGHTS) @ WEIGHTS, 4.0, MEMBERS), atol=1e-6)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from gnsnn_jax.engine.graph import Network, Operation, Origin, Slot
+from gnsnn_jax.engine.graph import Network, Operation, Origin, Slot, needed
 from gnsnn_jax.engine.jaxprs import called_by, has_own_gradient, inner_jaxprs
 from gnsnn_jax.engine.names import by_present_names
 from gnsnn_jax.engine.recognise import holds_activation, network_of, not_linear
@@ -113,6 +113,7 @@ class _Sorting:
         }
         self.refusals = _Refusals([])
         self.unconverted: list[Operation] = []
+        self.absorbed: list[Operation] = []
         for operation in network.operations:
             self._add(operation)
         self.program.analog = _in_words(self._in_front())
@@ -120,6 +121,7 @@ class _Sorting:
 
     def _add(self, operation: Operation) -> None:
         if operation.absorbed:
+            self.absorbed.append(operation)
             return
         refusals = self.refusals.of(operation.origin)
         if operation.is_activation:
@@ -149,6 +151,7 @@ class _Sorting:
             refusals.add(operation.eqn, f"the activation {name!r} has no threshold; {_FIND_THRESHOLDS}", kind)
             return operation._replace(inputs=(current,))
         self.unconverted.append(operation)
+        self.program.fixed.extend(needed(self.absorbed, operation.inputs))
         return operation._replace(activation=None)
 
 
