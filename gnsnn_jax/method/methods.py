@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,16 +56,23 @@ class Method:
         }
 
     @staticmethod
-    def from_json(about: Mapping[str, Any]) -> Method:
-        """The method that `to_json` described, or an earlier version by the names of neuron and calibration.
+    def from_json(about: Any) -> Method:
+        """The method that `to_json` described, or that an earlier version stored by names and numbers.
 
-        Raises InputError for neurons and calibrations that are not known.
+        Args:
+            about: what `to_json` returned, or what JSON made of it.
+
+        Returns:
+            A method equal to the stored one.
+
+        Raises:
+            InputError: for a field that is missing or of another type, and for neurons, calibrations and rules
+                that are not known.
         """
-        if isinstance(about["neuron"], str):
-            return _named(about)
-        stored = about.get("calibration")
-        neuron, calibration = values.from_json(about["neuron"]), stored and values.from_json(stored)
-        return Method(about["name"], neuron, calibration, about.get("thresholds"), about.get("channel_axis"))
+        if not isinstance(about, Mapping) or not {"name", "neuron"} <= about.keys():
+            raise InputError(f'a method is stored as {{"name": ..., "neuron": ..., ...}}, got {shown(about)}')
+        parts = _by_names(about) if isinstance(about["neuron"], str) else _by_fields(about)
+        return Method(_text("name", about["name"]), *parts, _rule(about), _axis(about))
 
     @property
     def rule(self) -> str:
@@ -101,26 +108,32 @@ def parse_method(
     and `channel_axis` to networks of ReLUs. Raises InputError for unknown or repeated parts, unknown rules and
     numbers below 1.
     """
-    if thresholds is not None and thresholds not in RULES:
-        raise InputError(f"unknown rule {thresholds!r}; there are {', '.join(RULES)}{nearest(thresholds, RULES)}")
+    if thresholds is not None:
+        _known(RULES, "rule", thresholds)
     at_least_one("members", members, "members=1 is an IF neuron")
     at_least_one("probe_steps", probe_steps)
     at_least_one("passes", passes)
+    neuron, calibration = _split(text)
+    parts = [name for name in (neuron, calibration) if name and not (name == "if" and calibration)]
+    return Method(
+        "+".join(parts).upper(),
+        NEURONS[neuron or "if"](members),
+        CALIBRATIONS[calibration](probe_steps, passes) if calibration else None,
+        thresholds,
+        channel_axis,
+    )
+
+
+def _split(text: str) -> tuple[str | None, str | None]:
+    """The neuron and the calibration within a name such as "GN+COS", each None where the name has none."""
     parts = text.lower().split("+")
     for part in parts:
         if part not in NEURONS and part not in CALIBRATIONS:
             _refuse_unknown(part, text)
-    neurons, calibrations = [p for p in parts if p in NEURONS], [p for p in parts if p in CALIBRATIONS]
+    neurons, calibrations = ([part for part in parts if part in kind] for kind in (NEURONS, CALIBRATIONS))
     if len(neurons) > 1 or len(calibrations) > 1:
         raise InputError(f"method {text!r} must have at most one neuron and one calibration")
-    parts = [*(name for name in neurons if name != "if" or not calibrations), *calibrations]
-    return Method(
-        "+".join(parts).upper(),
-        NEURONS[neurons[0] if neurons else "if"](members),
-        CALIBRATIONS[calibrations[0]](probe_steps, passes) if calibrations else None,
-        thresholds,
-        channel_axis,
-    )
+    return next(iter(neurons), None), next(iter(calibrations), None)
 
 
 def parse_methods(texts: Sequence[str], **options: int | str | None) -> list[Method]:
@@ -138,17 +151,50 @@ def _refuse_unknown(part: str, text: str) -> None:
     )
 
 
-def _named(about: Mapping[str, Any]) -> Method:
-    """A method stored as the names of its neuron and calibration, and the numbers that they take."""
-    calibration, rest = about.get("calibration"), (about.get("thresholds"), about.get("channel_axis"))
-    make_neuron = _known(NEURONS, "neuron", about["neuron"])
-    if not calibration:
-        return Method(about["name"], make_neuron(about["members"]), None, *rest)
-    probe = _known(CALIBRATIONS, "calibration", calibration)(about["probe_steps"], about["passes"])
-    return Method(about["name"], make_neuron(about["members"]), probe, *rest)
+def _by_fields(about: Mapping[str, Any]) -> tuple[Neuron, Calibration | None]:
+    """The neuron and the calibration of a stored method."""
+    neuron, stored = values.from_json(about["neuron"], Neuron), about.get("calibration")
+    return neuron, None if stored is None else values.from_json(stored, Calibration)
 
 
-def _known(registry: Mapping[str, Callable], what: str, name: str) -> Callable:
-    if name not in registry:
-        raise InputError(f"unknown {what} {shown(name)}; there are {listed(registry)}{nearest(name, registry)}")
+def _by_names(about: Mapping[str, Any]) -> tuple[Neuron, Calibration | None]:
+    """The same, stored as their names in `NEURONS` and `CALIBRATIONS` and the numbers that these take."""
+    neuron = _known(NEURONS, "neuron", about["neuron"])(_count(about, "members"))
+    if not about.get("calibration"):
+        return neuron, None
+    make = _known(CALIBRATIONS, "calibration", about["calibration"])
+    return neuron, make(_count(about, "probe_steps"), _count(about, "passes"))
+
+
+def _rule(about: Mapping[str, Any]) -> str | None:
+    rule = about.get("thresholds")
+    if rule is not None:
+        _known(RULES, "rule", rule)
+    return rule
+
+
+def _axis(about: Mapping[str, Any]) -> int | None:
+    axis = about.get("channel_axis")
+    return None if axis is None else _integer("channel_axis", axis)
+
+
+def _count(about: Mapping[str, Any], name: str) -> int:
+    return at_least_one(name, _integer(name, about.get(name)))
+
+
+def _integer(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputError(f"{name} of a stored method must be an integer, got {shown(value)}")
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{name} of a stored method must be a text, got {shown(value)}")
+    return value
+
+
+def _known(registry: Mapping[str, Any], what: str, name: Any) -> Any:
+    if not isinstance(name, str) or name not in registry:
+        raise InputError(f"unknown {what} {shown(name)}; there are {listed(registry)}{nearest(str(name), registry)}")
     return registry[name]

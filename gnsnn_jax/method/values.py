@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from gnsnn_jax.errors import InputError, listed, nearest, shown
+from gnsnn_jax.errors import InputError, listed, nearest, printable, shown
 from gnsnn_jax.method.calibrations.base import Calibration
 from gnsnn_jax.method.neurons.base import Neuron
 
 PACKAGE = __name__.partition(".")[0]
+DEEPEST = 16  # levels of lists and values within each other
+T = TypeVar("T")
+_WORDS = {Neuron: "neuron", Calibration: "calibration"}
 
 
 def to_json(value: Neuron | Calibration) -> dict[str, Any]:
@@ -27,21 +30,34 @@ def to_json(value: Neuron | Calibration) -> dict[str, Any]:
     }
 
 
-def from_json(about: Mapping[str, Any]) -> Neuron | Calibration:
+def from_json(about: Any, base: type[T] = object) -> T:
     """The neuron or calibration that `to_json` described.
 
-    Only classes that are imported are known; none is imported because a file names it. Raises InputError for
-    a class that is not known and for fields that it does not take.
+    Only classes that are imported are known; none is imported because a file names it.
+
+    Args:
+        about: what `to_json` returned, or what JSON made of it.
+        base: the class that it must be of, `Neuron` or `Calibration`; by default either.
+
+    Returns:
+        A value equal to the stored one.
+
+    Raises:
+        InputError: for a class that is not known or not of `base`, and for fields that it does not take.
     """
+    return _made(about, base, DEEPEST)
+
+
+def _made(about: Any, base: type, levels: int) -> Any:
     if not isinstance(about, Mapping) or not isinstance(about.get("kind"), str):
         raise InputError(f'a neuron or calibration is stored as {{"kind": ..., its fields}}, got {shown(about)}')
-    cls = _class_of(about["kind"])
-    fields = {name: _value(field) for name, field in about.items() if name != "kind"}
+    cls = _class_of(about["kind"], base)
+    fields = {name: _value(field, levels) for name, field in about.items() if name != "kind"}
     _check_names(cls, fields)
     try:
         return cls(**fields)
     except TypeError as error:
-        raise InputError(f"{about['kind']} cannot be made of what is stored: {error}") from error
+        raise InputError(f"{about['kind']} cannot be made of what is stored: {printable(error)}") from error
 
 
 def kind_of(cls: type) -> str:
@@ -50,12 +66,12 @@ def kind_of(cls: type) -> str:
     return cls.__qualname__ if is_ours else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _class_of(kind: str) -> type:
-    known = {kind_of(cls): cls for base in (Neuron, Calibration) for cls in _subclasses(base)}
+def _class_of(kind: str, base: type) -> type:
+    known = {kind_of(cls): cls for each in (Neuron, Calibration) for cls in _subclasses(each) if issubclass(cls, base)}
     if kind not in known:
         raise InputError(
-            f"unknown neuron or calibration {shown(kind)}; known are {listed(known)}{nearest(kind, known)}; "
-            "import the module that defines it first"
+            f"unknown {_WORDS.get(base, 'neuron or calibration')} {shown(kind)}; known are "
+            f"{listed(known)}{nearest(kind, known)}; import the module that defines it first"
         )
     return known[kind]
 
@@ -90,7 +106,9 @@ def _plain(value: Any, name: str) -> Any:
     raise InputError(f"{name} is a {type(value).__name__}, which JSON does not hold; use a number or a tuple")
 
 
-def _value(stored: Any) -> Any:
+def _value(stored: Any, levels: int) -> Any:
+    if not levels:
+        raise InputError(f"fields of a stored neuron or calibration are nested deeper than {DEEPEST} levels")
     if isinstance(stored, Mapping):
-        return from_json(stored)
-    return tuple(map(_value, stored)) if isinstance(stored, list) else stored
+        return _made(stored, object, levels - 1)
+    return tuple(_value(each, levels - 1) for each in stored) if isinstance(stored, list) else stored
