@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+from gnsnn_jax.analysis.accuracy import accuracy_over_time
+from gnsnn_jax.analysis.observation import observe
+from gnsnn_jax.analysis.operations import neurobench, operations
 from gnsnn_jax.conversion.find_thresholds import find_thresholds
 from gnsnn_jax.conversion.folding import fold_batch_norm
 from gnsnn_jax.conversion.sites import Site, sites
@@ -13,23 +17,25 @@ from gnsnn_jax.conversion.verification import Verification, verify
 from gnsnn_jax.errors import InputError
 from gnsnn_jax.method.activations import qcfs, staircase
 from gnsnn_jax.method.calibrations import Calibration, offset_spikes
-from gnsnn_jax.method.neurons import Neuron, group_neuron, integrate_and_fire, run
+from gnsnn_jax.method.neurons import GroupNeuron, Neuron, group_neuron, integrate_and_fire, run
 from gnsnn_jax.xla.convolution import use_fast_convolutions
 
-# Loaded when first used, so that the method needs nothing but jax.
+if TYPE_CHECKING:  # what `__getattr__` finds
+    from gnsnn_jax.interop.weights import load_weights, save_weights
+    from gnsnn_jax.models import build
+    from gnsnn_jax.runs.converted import load_converted
+
+# Names that need an extra, which are imported when they are first used: the others need nothing but jax and numpy.
 _LAZY = {
-    "accuracy_over_time": "gnsnn_jax.analysis.accuracy",
     "build": "gnsnn_jax.models",
     "load_converted": "gnsnn_jax.runs.converted",
     "load_weights": "gnsnn_jax.interop.weights",
-    "neurobench": "gnsnn_jax.analysis.operations",
-    "observe": "gnsnn_jax.analysis.observation",
-    "operations": "gnsnn_jax.analysis.operations",
     "save_weights": "gnsnn_jax.interop.weights",
 }
 
 __all__ = [
     "Calibration",
+    "GroupNeuron",
     "InputError",
     "Neuron",
     "Site",
@@ -58,7 +64,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

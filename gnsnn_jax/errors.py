@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import operator
 import reprlib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
@@ -16,6 +18,53 @@ LISTED = 10  # names in a sentence; the others are counted
 
 class InputError(ValueError):
     """Says in a sentence what was given, what is wanted and what to do; scripts print it and exit 2."""
+
+
+class MissingPackage(InputError, ImportError):
+    """A package that an optional extra of this one brings is not installed."""
+
+
+@contextmanager
+def extra(name: str, purpose: str = "", hint: str = "") -> Iterator[None]:
+    """Around imports from packages that the extra `name` brings.
+
+        with extra("train"):
+            import optax
+
+    Args:
+        name: an optional dependency of pyproject.toml.
+        purpose: what the packages are for, as the subject of a sentence: "reading cifar10".
+        hint: what else the user should know, as the end of the sentence.
+
+    Raises:
+        MissingPackage: where one of the packages is not installed; names it and the extra.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in {"", "gnsnn_jax"}:
+            raise
+        raise missing_package(package, name, purpose, hint) from None
+
+
+def missing_package(package: str, name: str, purpose: str = "", hint: str = "") -> MissingPackage:
+    """The error about a package that the extra `name` brings; see `extra` for the other arguments."""
+    fact = f"{purpose} needs {package}, which is not installed" if purpose else f"{package} is not installed"
+    return MissingPackage(f'{fact}; pip install "gnsnn_jax[{name}]" brings it' + (f", {hint}" if hint else ""))
+
+
+@contextmanager
+def imports_of(script: str, module: str) -> Iterator[None]:
+    """Around the imports of a script: when it runs (`module` is "__main__"), a missing package is one sentence on
+    standard error and exit status 2."""
+    try:
+        yield
+    except MissingPackage as error:
+        if module != "__main__":
+            raise
+        print(f"{script}: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -448,7 +448,7 @@ def test_sets_that_are_arrays_need_no_extra_and_others_name_it(tmp_path):
         "class Nothing:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] in {'tensorflow_datasets', 'grain', 'array_record', 'PIL', 'absl'}:\n"
-        "            raise ImportError(name, name=name)\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
         "sys.meta_path.insert(0, Nothing())\n"
         "from gnsnn_jax.runtime.config import Data\n"
         "from gnsnn_jax.data.sets import load_dataset\n"
@@ -461,5 +461,5 @@ def test_sets_that_are_arrays_need_no_extra_and_others_name_it(tmp_path):
     )
     done = run(code, tmp_path, cwd=Path(__file__).parent.parent)
     assert done.returncode == 0, done.stderr
-    assert "takes array_record, which is not installed" in done.stdout
-    assert "pip install 'gnsnn_jax[data]'" in done.stdout
+    assert "needs array_record, which is not installed" in done.stdout
+    assert 'pip install "gnsnn_jax[data]"' in done.stdout

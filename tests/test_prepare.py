@@ -28,7 +28,7 @@ def test_without_tensorflow_the_extra_is_named(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("sys.argv", ["prepare", "cifar10", "--data-dir", str(tmp_path)])
     assert run_script("prepare", script.main) == 2
     said = capsys.readouterr().err
-    assert "takes tensorflow, not installed here; install the extra with pip install 'gnsnn_jax[prepare]'" in said
+    assert 'needs tensorflow, which is not installed; pip install "gnsnn_jax[prepare]" brings it' in said
     assert said.count("\n") == 1
 
 

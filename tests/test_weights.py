@@ -416,7 +416,7 @@ def test_without_pytorch_the_extra_is_named(model, variables, tmp_path, monkeypa
     (tmp_path / "weights.pth").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "torch", None)
     message = refused(tmp_path / "weights.pth", model)
-    assert "pip install 'gnsnn_jax[torch]'" in message
+    assert 'pip install "gnsnn_jax[torch]"' in message
     assert ".safetensors" in message
     with pytest.raises(gs.InputError, match="torch"):
         gs.save_weights(tmp_path / "other.pth", variables, model)

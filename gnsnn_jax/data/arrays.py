@@ -13,7 +13,7 @@ import numpy as np
 
 from gnsnn_jax._types import Float, Shaped
 from gnsnn_jax.data.batches import Split
-from gnsnn_jax.errors import LARGEST_COUNT, InputError, listed, printable
+from gnsnn_jax.errors import LARGEST_COUNT, InputError, extra, listed, printable
 
 _COPIES = 6  # of resized images that are held at a time: split, measured in double precision, on the device
 
@@ -105,7 +105,8 @@ def _memory() -> float:
 
 def split_by_class(whole: Split, fraction: float, seed: int, setting: str) -> tuple[Split, Split]:
     """The rest and a share of the samples. Raises InputError, which names the setting, where one has none."""
-    from sklearn.model_selection import train_test_split
+    with extra("train"):
+        from sklearn.model_selection import train_test_split
 
     try:
         parts = train_test_split(*whole, test_size=fraction, random_state=seed, stratify=whole.labels, shuffle=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gnsnn_jax._types import Shaped
+from gnsnn_jax.errors import extra
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,7 +57,8 @@ def decode(
 
     Raises whatever Pillow does for what is no image.
     """
-    from PIL import Image
+    with extra("data"):
+        from PIL import Image
 
     height, width, channels = shape
     with Image.open(io.BytesIO(data)) as image:

@@ -20,8 +20,10 @@ from gnsnn_jax.data.prepared import (
     open_prepared,
     reason_of,
 )
-from gnsnn_jax.errors import InputError, nearest
-from gnsnn_jax.runtime.command_line import Parser, console, directory, run_script, word
+from gnsnn_jax.errors import InputError, extra, imports_of, missing_package, nearest
+
+with imports_of("prepare", __name__):
+    from gnsnn_jax.runtime.command_line import Parser, console, directory, run_script, word
 
 PATIENCE = 10.0  # seconds that a server may take to answer
 
@@ -64,9 +66,8 @@ def _packages() -> Any:
     """TensorFlow Datasets. Raises InputError where it or TensorFlow is not installed."""
     missing = [package for package in ("tensorflow", *PACKAGES) if find_spec(package) is None]
     if missing:
-        raise InputError(
-            f"preparing a data set takes {', '.join(missing)}, not installed here; install the extra with "
-            "pip install 'gnsnn_jax[prepare]', in an environment of its own if you like: training needs none of it"
+        raise missing_package(
+            ", ".join(missing), "prepare", "preparing a data set", "in an environment of its own if you like"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells much of the machine
     return import_module("tensorflow_datasets")
@@ -101,7 +102,8 @@ def _holds_files(folder: Path) -> bool:
 
 def _check_server(builder: Any) -> None:
     """Raises InputError where the server of the first file does not answer."""
-    import requests
+    with extra("prepare"):
+        import requests
 
     address = next((url for url in builder.url_infos or {} if url.startswith("http")), None)
     try:

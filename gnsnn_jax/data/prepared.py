@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gnsnn_jax.data.images import MODES
-from gnsnn_jax.errors import InputError, listed, printable, shown
+from gnsnn_jax.errors import InputError, extra, listed, printable, shown
 
 INFO = "dataset_info.json"  # is in every folder that TensorFlow Datasets finished
 FORMAT = "array_record"
@@ -62,7 +62,8 @@ class Records:
         return self._read(0)[1] >= 0
 
     def _read(self, index: int) -> tuple[bytes, int]:
-        import tensorflow_datasets as tfds
+        with extra("data"):
+            import tensorflow_datasets as tfds
 
         try:
             record = self.source[index]
@@ -188,13 +189,8 @@ def _builder(folder: Path) -> Any:
 
 def _packages(folder: Path) -> Any:
     """TensorFlow Datasets. Raises InputError where it or what it reads with is not installed."""
-    try:
+    with extra("data", f"reading {printable(folder)}"):
         return [import_module(package) for package in PACKAGES][-1]
-    except ImportError as error:
-        raise InputError(
-            f"reading {folder} takes {error.name}, which is not installed; install the extra with "
-            "pip install 'gnsnn_jax[data]'"
-        ) from None
 
 
 def image_and_label(info: Any, what: Path | str) -> tuple[str, str]:
@@ -202,7 +198,8 @@ def image_and_label(info: Any, what: Path | str) -> tuple[str, str]:
 
     Raises InputError for a set that has not these two.
     """
-    import tensorflow_datasets as tfds
+    with extra("data"):
+        import tensorflow_datasets as tfds
 
     kinds = (tfds.features.Image, tfds.features.ClassLabel)
     features = dict(info.features) if isinstance(info.features, tfds.features.FeaturesDict) else {}
@@ -219,7 +216,8 @@ def image_and_label(info: Any, what: Path | str) -> tuple[str, str]:
 
 
 def _records(builder: Any, split: str, image: str, label: str, folder: Path) -> Records:
-    import tensorflow_datasets as tfds
+    with extra("data"):
+        import tensorflow_datasets as tfds
 
     missing = [path.name for path in builder.info.splits[split].filepaths if not path.exists()]
     if missing:

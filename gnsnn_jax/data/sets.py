@@ -27,7 +27,7 @@ from gnsnn_jax.data.prepared import (
 )
 from gnsnn_jax.data.statistics import PUBLISHED, Statistics, choose_statistics, normalise, statistics
 from gnsnn_jax.data.streaming import Stream, usable_cores
-from gnsnn_jax.errors import InputError, nearest, printable, shown
+from gnsnn_jax.errors import InputError, extra, nearest, printable, shown
 from gnsnn_jax.runtime import devices
 from gnsnn_jax.runtime.command_line import progress_bar
 from gnsnn_jax.runtime.config import Data
@@ -64,7 +64,8 @@ class Dataset(NamedTuple):
 
 def digits() -> Split:
     """The 1797 handwritten digits of scikit-learn, 8x8 gray, pixels 0..16."""
-    from sklearn.datasets import load_digits
+    with extra("train"):
+        from sklearn.datasets import load_digits
 
     found = load_digits()
     return Split(found.images.astype(np.uint8)[..., None], found.target.astype(np.int32))

@@ -23,7 +23,7 @@ from gnsnn_jax._types import Int
 from gnsnn_jax.data.batches import PADDING, Batch, Order
 from gnsnn_jax.data.images import Part, decode
 from gnsnn_jax.data.prepared import Records, allow_many_files
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, extra
 
 ROWS = 32  # samples that are decoded and handed over together: a step has several workers, and memory stays small
 AHEAD = 2  # such pieces that each worker holds ready, and threads in which it decodes
@@ -95,8 +95,9 @@ class Stream:
             raise self.records.damaged(index, error) from None
 
     def _pipeline(self, pieces: _Pieces) -> Any:
-        import grain
-        from absl import flags
+        with extra("data"):
+            import grain
+            from absl import flags
 
         # Grain 0.2.18 reads a flag of its own, which a program that parses no flags has not parsed.
         if not flags.FLAGS.is_parsed():

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gnsnn_jax.errors import InputError, printable, shown
+from gnsnn_jax.errors import InputError, extra, printable, shown
 
 Arrays = dict[str, np.ndarray]
 
@@ -126,13 +126,15 @@ def _write_npz(path: Path, arrays: Arrays) -> None:
 
 
 def _read_safetensors(path: Path) -> Arrays:
-    from safetensors.numpy import load_file
+    with extra("weights", "reading .safetensors"):
+        from safetensors.numpy import load_file
 
     return load_file(path)
 
 
 def _write_safetensors(path: Path, arrays: Arrays) -> None:
-    from safetensors.numpy import save_file
+    with extra("weights", "writing .safetensors"):
+        from safetensors.numpy import save_file
 
     save_file(arrays, path)
 
@@ -150,18 +152,16 @@ def _write_torch(path: Path, arrays: Arrays) -> None:
 
 
 def _torch() -> ModuleType:
-    try:
+    with extra("torch", f"reading or writing {' and '.join(TORCH)}", _WITHOUT_TORCH):
         import torch
-    except ImportError:
-        raise InputError(
-            f"{', '.join(TORCH)} files need PyTorch, which is not installed: install the extra, "
-            "pip install 'gnsnn_jax[torch]', best after PyTorch's CPU build, as the default build brings gigabytes "
-            "of CUDA; or convert the file to .safetensors where PyTorch is"
-        ) from None
     return torch
 
 
 TORCH = (".pth", ".pt")
+_WITHOUT_TORCH = (
+    "best after PyTorch's CPU build, as the default build brings gigabytes of CUDA; or convert the file to "
+    ".safetensors where PyTorch is"
+)
 FORMATS: Mapping[str, Format] = {
     ".safetensors": Format(_read_safetensors, _write_safetensors),
     ".npz": Format(_read_npz, _write_npz),

@@ -6,13 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gnsnn_jax.errors import InputError
-from gnsnn_jax.models.published import Published
+from gnsnn_jax.errors import InputError, extra
+
+with extra("weights"):
+    import flax.linen as nn
+
+    from gnsnn_jax.models.published import Published
 
 Keys = tuple[str, ...]  # where an array is in Linen variables: ("params", "conv1", "kernel")
 

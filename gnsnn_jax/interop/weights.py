@@ -6,14 +6,16 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gnsnn_jax.errors import InputError, listed, nearest, printable, shown
+from gnsnn_jax.errors import InputError, extra, listed, nearest, printable, shown
 from gnsnn_jax.interop.files import Arrays, read_arrays, write_arrays
 from gnsnn_jax.interop.layout import CONVENTIONS, THRESHOLDS, Convention, Entry, entries_of, keys_of, published_by
+
+with extra("weights"):
+    import flax.linen as nn
 
 COUNTER = "num_batches_tracked"  # of a PyTorch norm; a norm of fixed momentum does not use it
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
 
-import flax.linen as nn
+from gnsnn_jax.errors import InputError, at_least_one, extra, nearest
 
-from gnsnn_jax.errors import InputError, at_least_one, nearest
+with extra("train"):
+    import flax.linen as nn
 
 
 @cache

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
-from gnsnn_jax.errors import InputError, nearest
+from gnsnn_jax.errors import InputError, extra, nearest
 from gnsnn_jax.method.activations import qcfs
 from gnsnn_jax.xla.convolution import conv_general_dilated
+
+with extra("train"):
+    import flax.linen as nn
 
 # He initialisation over the outputs, as the published networks use it.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, extra
 from gnsnn_jax.models.layers import activation_module, average_pool, batch_norm, check_images, check_inputs, conv
 from gnsnn_jax.models.published import Published
+
+with extra("train"):
+    import flax.linen as nn
 
 
 class Stage(nn.Module):

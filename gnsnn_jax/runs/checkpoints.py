@@ -14,10 +14,12 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
-from gnsnn_jax.errors import InputError, listed, printable
+from gnsnn_jax.errors import InputError, extra, listed, printable
 from gnsnn_jax.runtime import devices
+
+with extra("train"):
+    import orbax.checkpoint as ocp
 
 ITEMS = ("arrays", "about")
 FINGERPRINTS = "fingerprints.json"

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +18,7 @@ from gnsnn_jax.conversion.folding import fold_batch_norm
 from gnsnn_jax.conversion.sites import sites
 from gnsnn_jax.conversion.to_spiking import SpikingFunction, check_thresholds, to_spiking
 from gnsnn_jax.data.sets import Dataset, Statistics, check_finite, normalise, training_images
-from gnsnn_jax.errors import InputError, at_least_one, printable
+from gnsnn_jax.errors import InputError, at_least_one, extra, printable
 from gnsnn_jax.interop.functions import OwnNetwork, by_path, check_outputs, is_own, with_arrays
 from gnsnn_jax.method.methods import Method
 from gnsnn_jax.runs import checkpoints
@@ -27,6 +26,9 @@ from gnsnn_jax.runs.directories import check_numbers, check_weights
 from gnsnn_jax.runs.network import apply_of, network_of
 from gnsnn_jax.runtime import devices
 from gnsnn_jax.runtime.config import Model
+
+with extra("train"):
+    import flax.linen as nn
 
 THRESHOLD_IMAGES = 2048  # at most so many of the training split tell the thresholds of ReLUs
 

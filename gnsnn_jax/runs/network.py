@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-import flax.linen as nn
 import jax.numpy as jnp
 
-from gnsnn_jax.errors import InputError, at_least_one
+from gnsnn_jax.errors import InputError, at_least_one, extra
 from gnsnn_jax.interop.functions import is_own, own_network
 from gnsnn_jax.models import build
 from gnsnn_jax.runtime.config import Model
+
+with extra("train"):
+    import flax.linen as nn
 
 
 def network_of(settings: Model, num_classes: int, dtype: str = "float32") -> nn.Module:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import jax
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gnsnn_jax.errors import InputError, at_least_one, nearest, printable, shown
+from gnsnn_jax.errors import InputError, at_least_one, extra, nearest, printable, shown
+
+with extra("train"):
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 console = Console(markup=False, emoji=False)  # as names in brackets and between colons are foreign ones
 LONGEST_MESSAGE = 1000  # characters of a sentence about the command line

@@ -9,11 +9,12 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
-import tomli_w
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from gnsnn_jax.errors import LARGEST_COUNT, InputError, extra, listed, nearest, printable, shown
 
-from gnsnn_jax.errors import LARGEST_COUNT, InputError, listed, nearest, printable, shown
+with extra("train"):
+    import tomli_w
+    from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+    from pydantic.dataclasses import dataclass
 
 # Bounds of settings, far beyond any use: within them nothing overflows in float32 or int32.
 LARGEST_NUMBER = 1e6  # of a factor or a rate

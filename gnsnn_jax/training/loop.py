@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from gnsnn_jax._types import Array, Bool, Float, Int, Shaped
 from gnsnn_jax.data.augmentation import augment
@@ -19,10 +17,14 @@ from gnsnn_jax.data.batches import PADDING
 from gnsnn_jax.data.order import ShuffledOrder, share_of_process
 from gnsnn_jax.data.sets import Dataset, Split, Statistics, normalise, read_in_order
 from gnsnn_jax.data.streaming import Stream
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, extra
 from gnsnn_jax.runs.network import network_of
 from gnsnn_jax.runtime import devices
 from gnsnn_jax.runtime.config import Config, Data
+
+with extra("train"):
+    import flax.linen as nn
+    import optax
 
 MOST_STEPS = 2**31 - 1  # which are counted in int32
 SMALLEST_THRESHOLD = 1e-3  # thresholds are kept at least this far from 0

@@ -2,8 +2,11 @@
 
 import sys
 
-from gnsnn_jax.data.prepare import main
-from gnsnn_jax.runtime.command_line import run_script
+from gnsnn_jax.errors import imports_of
+
+with imports_of("prepare", __name__):
+    from gnsnn_jax.data.prepare import main
+    from gnsnn_jax.runtime.command_line import run_script
 
 if __name__ == "__main__":
     sys.exit(run_script("prepare", main))

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, extra
 from gnsnn_jax.runs.directories import EVENTS, METRICS
 
 
@@ -43,7 +43,8 @@ class Records:
         unfinished = self.path.with_suffix(".unfinished")
         # Slow, as tensorboardX imports PyTorch where there is one. Its SummaryWriter would write in a thread, which
         # prints what goes wrong and raises nothing.
-        from tensorboardX.event_file_writer import EventsWriter
+        with extra("train"):
+            from tensorboardX.event_file_writer import EventsWriter
 
         with self._writing():
             unfinished.write_text("".join(map(_line, kept)), encoding="utf-8")
@@ -70,15 +71,17 @@ class Records:
 
     def _purge(self, step: int) -> None:
         """TensorBoard hides what earlier files have from this step on."""
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        with extra("train"):
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         start = SessionLog(status=SessionLog.START)
         self.events.write_event(Event(wall_time=time.time(), step=step, file_version="brain.Event:2"))
         self.events.write_event(Event(wall_time=time.time(), step=step, session_log=start))
 
     def _add_scalar(self, name: str, value: float | int, step: int) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
+        with extra("train"):
+            from tensorboardX.proto.event_pb2 import Event
+            from tensorboardX.summary import scalar
 
         self.events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
 
