@@ -2,28 +2,31 @@
 
 import sys
 
-from gnsnn_jax.data.sets import Dataset, load_dataset
-from gnsnn_jax.errors import printable
-from gnsnn_jax.method.methods import parse_methods
-from gnsnn_jax.report.comparison import compare_methods
-from gnsnn_jax.report.examination import examine, keep_report
-from gnsnn_jax.report.results import print_report
-from gnsnn_jax.runs.directories import Run, load_run, newest_run
-from gnsnn_jax.runs.imports import add_import_options, import_run, keep_import, refuse_import_options
-from gnsnn_jax.runtime.command_line import (
-    Parser,
-    console,
-    count,
-    directory,
-    integer,
-    keep_compilations,
-    parse_steps,
-    probability,
-    run_script,
-    separated,
-    word,
-)
-from gnsnn_jax.runtime.devices import add_process_options, in_first, start_processes
+from gnsnn_jax.errors import imports_of, printable
+
+with imports_of("convert.py", __name__):
+    from gnsnn_jax.data.sets import Dataset, load_dataset
+    from gnsnn_jax.method.methods import parse_methods
+    from gnsnn_jax.report.compare_methods import compare_methods
+    from gnsnn_jax.report.examination import examine
+    from gnsnn_jax.report.files import keep_report
+    from gnsnn_jax.report.terminal import print_report
+    from gnsnn_jax.runs.directories import Run, load_run, newest_run
+    from gnsnn_jax.runs.imports import add_import_options, import_run, keep_import, refuse_import_options
+    from gnsnn_jax.runtime.command_line import (
+        Parser,
+        console,
+        count,
+        directory,
+        integer,
+        keep_compilations,
+        parse_steps,
+        probability,
+        run_script,
+        separated,
+        word,
+    )
+    from gnsnn_jax.runtime.devices import add_process_options, in_first, start_processes
 
 
 def parse(arguments: list[str] | None = None):

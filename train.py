@@ -5,16 +5,18 @@ import time
 from argparse import SUPPRESS
 from pathlib import Path
 
-from gnsnn_jax.data.sets import load_dataset
-from gnsnn_jax.errors import printable
-from gnsnn_jax.report.plots import plot_curves
-from gnsnn_jax.runs.directories import CONFIG, CURVES, check_resumed, create_run, default_workdir, resumed_run
-from gnsnn_jax.runtime.command_line import Parser, console, directory, file, run_script
-from gnsnn_jax.runtime.config import load_config, settings
-from gnsnn_jax.runtime.devices import add_process_options, agreed_time, in_first, start_processes
-from gnsnn_jax.training.experiment import run_experiment
-from gnsnn_jax.training.loop import check_experiment
-from gnsnn_jax.training.records import read_metrics
+from gnsnn_jax.errors import imports_of, printable
+
+with imports_of("train.py", __name__):
+    from gnsnn_jax.data.sets import load_dataset
+    from gnsnn_jax.report.training_curves import draw_curves
+    from gnsnn_jax.runs.directories import CONFIG, CURVES, check_resumed, create_run, default_workdir, resumed_run
+    from gnsnn_jax.runtime.command_line import Parser, console, directory, file, run_script
+    from gnsnn_jax.runtime.config import load_config, settings
+    from gnsnn_jax.runtime.devices import add_process_options, agreed_time, in_first, start_processes
+    from gnsnn_jax.training.experiment import run_experiment
+    from gnsnn_jax.training.loop import check_experiment
+    from gnsnn_jax.training.records import read_metrics
 
 DIGITS = Path(__file__).parent / "configs" / "digits.toml"
 
@@ -49,7 +51,7 @@ def main() -> None:
     workdir = resumed or command.workdir or default_workdir(experiment, agreed_time())
     in_first(lambda: check_resumed(workdir, config) if resumed else create_run(workdir, config, command.overwrite))
     summary = run_experiment(workdir, config, dataset, started)
-    in_first(lambda: plot_curves(read_metrics(workdir), workdir / CURVES))
+    in_first(lambda: draw_curves(read_metrics(workdir), workdir / CURVES))
     console.print(
         f"best epoch {summary['best_epoch']}: validation {100 * summary['validation_accuracy']:.2f} %, "
         f"test {100 * summary['test_accuracy']:.2f} % of {summary['test_samples']} samples, "

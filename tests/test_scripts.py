@@ -17,8 +17,9 @@ from rich.console import Console
 
 import gnsnn_jax as gs
 from gnsnn_jax.data.sets import Data, load_dataset
-from gnsnn_jax.report.compare import main as compare_runs
-from gnsnn_jax.report.results import print_report
+from gnsnn_jax.report.compare_runs import main as compare_runs
+from gnsnn_jax.report.files import read_report
+from gnsnn_jax.report.terminal import print_report
 from gnsnn_jax.runs.directories import load_run
 from gnsnn_jax.runs.network import network_of
 from gnsnn_jax.runtime import command_line
@@ -186,7 +187,7 @@ def test_converted_networks_refuse_what_they_cannot_take(run):
 
 
 def test_a_narrow_terminal_cuts_no_number(run, capsys):
-    print_report(json.loads((run / "report.json").read_text()), Console(width=50))
+    print_report(read_report(run), Console(width=50))
     shown = capsys.readouterr().out
     assert "…" not in shown
     assert "99" in shown

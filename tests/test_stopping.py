@@ -13,7 +13,8 @@ from gnsnn_jax.data.batches import Split
 from gnsnn_jax.dtypes import summed_over_time
 from gnsnn_jax.interop.functions import OwnNetwork, check_outputs
 from gnsnn_jax.method.methods import parse_method
-from gnsnn_jax.report.results import Result, make_report
+from gnsnn_jax.report.compare_methods import make_report
+from gnsnn_jax.report.report import EarlyStop
 
 CASES = {
     "if": (gs.integrate_and_fire(), None, 2),
@@ -244,7 +245,7 @@ def test_the_report_tells_accuracy_and_average_latency():
     assert evaluation.stopped_when(0.9) == (2 / 3, 2.0)
     method = parse_method("cos", members=4, probe_steps=4)
     report = make_report(
-        dataset="d", model="m", levels=4, labels=evaluation.labels, ann_predictions=predictions[0],
-        results=[Result(method, evaluation)], steps=[1, 3], confidence=0.9,
+        dataset="d", model="m", levels=4, ann_predictions=predictions[0],
+        results=[(method, evaluation)], steps=[1, 3], confidence=0.9,
     )  # fmt: skip
-    assert report["methods"][0]["early_stop"] == {"confidence": 0.9, "accuracy": 2 / 3, "latency_steps": 6.0}
+    assert report.methods[0].early_stop == EarlyStop(confidence=0.9, accuracy=2 / 3, latency_steps=6.0)

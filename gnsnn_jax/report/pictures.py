@@ -1,4 +1,4 @@
-"""Pictures of what converted networks do, for print: one figure a question, drawn from a report and behaviours."""
+"""The pictures of a report: accuracy, and what the converted networks do; each answers one question."""
 
 from __future__ import annotations
 
@@ -8,14 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from gnsnn_jax.analysis.behaviour import OFFSETS, Behaviour, Population
-from gnsnn_jax.report.plots import COLOURS, MARKERS, figure_of
+from gnsnn_jax.errors import extra
+from gnsnn_jax.report.look import (
+    COLOURS,
+    DOTS,
+    MARKERS,
+    figure_of,
+    finish,
+    line_style,
+    method_style,
+    ordered_colours,
+    plain,
+    time_axis,
+)
+from gnsnn_jax.report.report import NetworkSummary, PopulationSummary, Report
 
-DOTS = 200  # an inch
+with extra("report"):
+    from matplotlib.axes import Axes
+    from matplotlib.ticker import FixedLocator, PercentFormatter
+
 NAMED = 24  # populations, beyond which they are numbered
 # From too few spikes to too many, apart for the colour-blind and in grey.
 OFFSET_COLOURS = ("#0072B2", "#9ECAE9", "#EDEDED", "#FDBF6F", "#D55E00")
@@ -24,65 +37,99 @@ BINS = 12  # of activations
 FEWEST = 5  # neurons in a bin that is shown
 
 
-def draw(report: Mapping[str, Any], behaviours: Mapping[str, Behaviour], directory: Path) -> list[str]:
-    """Writes all pictures for which there is data; returns their names."""
+def draw_all(report: Report, behaviours: Mapping[str, Behaviour], directory: Path) -> list[str]:
+    """Draws all pictures for which there is data, except that of accuracy.
+
+    Args:
+        report: What to draw.
+        behaviours: What was observed, by name of the method.
+        directory: Where to write the PNGs; it is made if it does not exist.
+
+    Returns:
+        The names of the files.
+    """
     directory.mkdir(exist_ok=True)
     pictures: dict[str, Callable[[Path], None]] = {}
-    if "energy_nanojoules" in report.get("analysis", {}):
-        shown = {each["name"]: behaviours[each["name"]] for each in report["methods"]}
+    if isinstance(report.analysis, NetworkSummary):
+        shown = {each.name: behaviours[each.name] for each in report.methods}
         pictures["errors.png"] = lambda path: draw_errors(report, path)
-        pictures["rates.png"] = lambda path: draw_rates(shown, _few(report), path)
+        pictures["rates.png"] = lambda path: draw_rates(shown, _few(report.steps), path)
         pictures["firing.png"] = lambda path: draw_firing(report, path)
         pictures["energy.png"] = lambda path: draw_energy(report, path)
-        if any("calibration" in each["behaviour"] for each in report["methods"]):
+        if any(each.behaviour.calibration for each in report.methods):
             pictures["offset_spikes.png"] = lambda path: draw_offsets(report, path)
     for name, picture in pictures.items():
         picture(directory / name)
     return list(pictures)
 
 
-def draw_errors(report: Mapping[str, Any], path: Path) -> None:
+def draw_accuracy(report: Report, path: Path) -> None:
+    """Draws accuracy against time-steps, a line for each method and the ANN as a dashed line.
+
+    Args:
+        report: What to draw.
+        path: The PNG to write.
+    """
+    figure = figure_of(6.4, 4.0)
+    axes = figure.add_subplot()
+    axes.axhline(100 * report.ann_accuracy, color="0.3", linestyle="--", linewidth=1.2, label="ANN", zorder=1)
+    for index, method in enumerate(report.methods):
+        probe = f", {method.probe_steps} probe steps before" if method.probe_steps else ""
+        look = method_style(index) | {"markersize": max(11 - 2 * index, 4), "markeredgewidth": 1.6}
+        percent = [100 * value for value in method.accuracy.values()]
+        axes.plot(list(method.accuracy), percent, label=method.name + probe, **look)
+    time_axis(axes, report.steps)
+    axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    axes.set_ylim(top=101.5)
+    axes.set_xlabel("time-steps T")
+    axes.set_ylabel("test accuracy")
+    axes.set_title(f"{report.network} on {report.dataset}", loc="left", fontsize=11)
+    finish(axes, "lower right")
+    figure.savefig(path, dpi=DOTS)
+
+
+def draw_errors(report: Report, path: Path) -> None:
     """Mean squared error against depth, a line for each T and a panel for each method."""
-    methods = report["methods"]
+    methods = report.methods
     columns, rows = min(len(methods), 2), ceil(len(methods) / 2)
     figure = figure_of(4.6 * columns + 0.8, 2.5 * rows + 1.1)
     panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for axes, method in zip(panels, methods, strict=False):
-        populations, steps = method["behaviour"]["populations"], list(method["accuracy"])
-        colours = _ordered_colours(len(steps))
+        populations, steps = method.behaviour.populations, report.steps
+        colours = ordered_colours(len(steps))
         for order, t in enumerate(steps):
-            errors = np.array([each["squared_error"][t] for each in populations])
+            errors = np.array([each.squared_error[t] for each in populations])
             places = np.arange(1, len(errors) + 1)
             look = {**method_style(order), "color": colours[order], "label": f"T = {t}"}
             axes.plot(places, np.where(errors > 0, errors, np.nan), **look)
         axes.set_yscale("log")
-        axes.set_title(method_title(method), loc="left", fontsize=10)
+        axes.set_title(method.title, loc="left", fontsize=10)
         plain(axes)
     for axes in panels[len(methods) :]:
         axes.remove()
-    _name_depth(figure.axes[-columns:], methods[0]["behaviour"]["populations"])
+    _name_depth(figure.axes[-columns:], methods[0].behaviour.populations)
     figure.supylabel("mean squared error of the rate, in θ²", fontsize=10)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=8, frameon=False)
     figure.savefig(path, dpi=DOTS)
 
 
-def draw_offsets(report: Mapping[str, Any], path: Path) -> None:
+def draw_offsets(report: Report, path: Path) -> None:
     """Shares of neurons with spikes too few and too many over the probe, by depth, before and after calibration."""
-    methods = [each for each in report["methods"] if "calibration" in each["behaviour"]]
+    methods = [each for each in report.methods if each.behaviour.calibration]
     figure = figure_of(9.6, 2.7 * len(methods) + 1.2)
     rows = figure.subplots(len(methods), 2, sharex=True, sharey=True, squeeze=False)
     for (left, right), method in zip(rows, methods, strict=True):
-        calibration = method["behaviour"]["calibration"]
-        for axes, when in ((left, "before"), (right, "after")):
-            shares = np.array([each["own_offsets"] for each in calibration[when].values()])
+        calibration = method.behaviour.calibration
+        for axes, when, found in ((left, "before", calibration.before), (right, "after", calibration.after)):
+            shares = np.array([each.own_offsets for each in found.values()])
             _stack(axes, shares)
             exact = f"{100 * shares[:, len(OFFSETS) // 2].mean():.2f} % exact on average"
-            axes.set_title(f"{when} {method['name']}, {calibration['steps']} steps: {exact}", loc="left", fontsize=10)
+            axes.set_title(f"{when} {method.name}, {calibration.steps} steps: {exact}", loc="left", fontsize=10)
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             plain(axes)
         left.set_ylabel("share of neurons")
-    _name_depth(rows[-1], methods[0]["behaviour"]["populations"])
+    _name_depth(list(rows[-1]), methods[0].behaviour.populations)
     figure.legend(
         *rows[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False,
         title="spikes more than the neuron's own currents ask for",
@@ -135,15 +182,15 @@ def _draw_pairs(axes: Axes, activations: np.ndarray, rates: np.ndarray, look: Ma
     axes.plot(middles, middle, **look)
 
 
-def draw_firing(report: Mapping[str, Any], path: Path) -> None:
+def draw_firing(report: Report, path: Path) -> None:
     """Unit spikes of a neuron and step: by depth, and step by step."""
     figure = figure_of(9.6, 4.2)
     by_depth, by_step = figure.subplots(1, 2)
-    for index, method in enumerate(report["methods"]):
-        look = {"label": method_title(method), **method_style(index)}
-        populations = method["behaviour"]["populations"]
-        rates = np.array([each["firing_rate"] for each in populations])
-        neurons = np.array([np.prod(each["shape"]) for each in populations])
+    for index, method in enumerate(report.methods):
+        look = {"label": method.title, **method_style(index)}
+        populations = method.behaviour.populations
+        rates = np.array([each.firing_rate for each in populations])
+        neurons = np.array([np.prod(each.shape) for each in populations])
         places, steps = np.arange(1, len(rates) + 1), np.arange(1, rates.shape[1] + 1)
         by_depth.plot(places, rates.mean(1), **look)
         mean = (rates * neurons[:, None]).sum(0) / neurons.sum()
@@ -155,28 +202,28 @@ def draw_firing(report: Mapping[str, Any], path: Path) -> None:
     for axes in (by_depth, by_step):
         axes.set_ylim(bottom=0)
         plain(axes)
-    _name_depth([by_depth], report["methods"][0]["behaviour"]["populations"])
+    _name_depth([by_depth], report.methods[0].behaviour.populations)
     figure.legend(*by_depth.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path, dpi=DOTS)
 
 
-def draw_energy(report: Mapping[str, Any], path: Path) -> None:
+def draw_energy(report: Report, path: Path) -> None:
     """Estimated energy against T, a panel for each model, both ANNs as dashed lines."""
-    analysis = report["analysis"]
-    models = list(analysis["energy_nanojoules"])
+    analysis = report.analysis
+    models = list(analysis.energy_nanojoules)
     figure = figure_of(9.6, 3.0 * ceil(len(models) / 2) + 0.9)
     panels = list(figure.subplots(ceil(len(models) / 2), 2, sharex=True, squeeze=False).flat)
     for axes, model in zip(panels, models, strict=False):
-        for (name, energy), style in zip(analysis["energy_nanojoules"][model].items(), ("--", ":"), strict=True):
-            bits = f", {analysis['activation_bits']} bits" if name.startswith("quantised") else ""
+        for (name, energy), style in zip(analysis.energy_nanojoules[model].items(), ("--", ":"), strict=True):
+            bits = f", {analysis.activation_bits} bits" if name.startswith("quantised") else ""
             axes.axhline(energy, color="0.2", linestyle=style, linewidth=1.4, label=name + bits)
-        for index, method in enumerate(report["methods"]):
-            energies = method["behaviour"]["energy_nanojoules"][model]
-            look = {"label": method_title(method), **method_style(index)}
-            axes.plot(list(map(int, energies)), list(energies.values()), **look)
+        for index, method in enumerate(report.methods):
+            energies = method.behaviour.energy_nanojoules[model]
+            look = {"label": method.title, **method_style(index)}
+            axes.plot(list(energies), list(energies.values()), **look)
         axes.set_yscale("log")
         axes.set_title(model, loc="left", fontsize=10)
-        time_axis(axes, [int(t) for t in report["methods"][0]["accuracy"]])
+        time_axis(axes, report.steps)
         plain(axes)
     figure.supxlabel("time-steps T; the steps of a probe are included in the energy", fontsize=10)
     figure.supylabel("estimated energy for one sample, nJ", fontsize=10)
@@ -184,31 +231,8 @@ def draw_energy(report: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=DOTS)
 
 
-def line_style(place: int) -> dict[str, Any]:
-    """Of the line drawn after so many others: finer and hollow, so that those below it stay in sight."""
-    return {
-        "linewidth": max(2.6 - 0.4 * place, 1),
-        "markersize": max(9 - 1.5 * place, 3.5),
-        "markerfacecolor": "none",
-        "markeredgewidth": 1.3,
-    }
-
-
-def method_style(place: int) -> dict[str, Any]:
-    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], **line_style(place)}
-
-
-def time_axis(axes: Axes, steps: Sequence[int]) -> None:
-    """Logarithmic, with a mark at each number of steps."""
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(list(steps)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([str(t) for t in steps])
-
-
-def _few(report: Mapping[str, Any]) -> list[int]:
+def _few(steps: Sequence[int]) -> list[int]:
     """The first, the middle and the last number of steps."""
-    steps = [int(t) for t in report["methods"][0]["accuracy"]]
     return sorted({steps[0], steps[len(steps) // 2], steps[-1]})
 
 
@@ -218,7 +242,7 @@ def _spread(populations: Sequence[Population]) -> list[int]:
     return sorted({round(last * part / (SHOWN_POPULATIONS - 1)) for part in range(SHOWN_POPULATIONS)})
 
 
-def _name_depth(row: Sequence[Axes], populations: Sequence[Mapping[str, Any]]) -> None:
+def _name_depth(row: Sequence[Axes], populations: Sequence[PopulationSummary]) -> None:
     """Marks the populations below each panel, in the order of evaluation: by name while there is room."""
     for axes in row:
         axes.set_xlim(0.4, len(populations) + 0.6)
@@ -226,25 +250,4 @@ def _name_depth(row: Sequence[Axes], populations: Sequence[Mapping[str, Any]]) -
             axes.set_xlabel("activation, from input to output")
             continue
         axes.xaxis.set_major_locator(FixedLocator(range(1, len(populations) + 1)))
-        axes.set_xticklabels([each["name"] for each in populations], rotation=90, fontsize=7)
-
-
-def method_title(method: Mapping[str, Any]) -> str:
-    members = f", m = {method['members']}" if method["members"] > 1 else ""
-    return method["name"] + members + (f", ρ = {method['probe_steps']}" if method["probe_steps"] else "")
-
-
-def _ordered_colours(count: int) -> list[Any]:
-    """From dark to light, but never too light for white paper."""
-    return [colormaps["viridis"](0.9 * place / max(count - 1, 1)) for place in range(count)]
-
-
-def cycle(values: Sequence[str], count: int) -> list[str]:
-    return [values[index % len(values)] for index in range(count)]
-
-
-def plain(axes: Axes) -> None:
-    axes.grid(alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
+        axes.set_xticklabels([each.name for each in populations], rotation=90, fontsize=7)

@@ -1,0 +1,160 @@
+"""One trained network converted by several methods, each evaluated on the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from gnsnn_jax.analysis.evaluation import LONGEST_CALL, Evaluation, Prepare, evaluate_over_time, predict
+from gnsnn_jax.data.sets import Dataset, normalise
+from gnsnn_jax.errors import InputError, extra
+from gnsnn_jax.method.methods import Method
+from gnsnn_jax.report.report import EarlyStop, MethodResult, Report
+from gnsnn_jax.runs.converted import ConvertedNetwork, convert, needs_thresholds, with_thresholds
+from gnsnn_jax.runs.directories import Run
+from gnsnn_jax.runtime.command_line import progress_bar
+
+with extra("report"):
+    from rich.progress import Progress
+
+
+def compare_methods(
+    run: Run,
+    dataset: Dataset,
+    methods: Sequence[Method],
+    steps: Sequence[int],
+    batch_size: int,
+    confidence: float | None = None,
+) -> tuple[Report, dict[str, ConvertedNetwork]]:
+    """Converts the network of a run by each method and evaluates all of them on the test split.
+
+    Args:
+        run: The trained network.
+        dataset: Its data; the training split gives the thresholds of ReLUs.
+        methods: At least one.
+        steps: Numbers of time-steps T to report, in increasing order.
+        batch_size: Samples at a time, also where thresholds are found.
+        confidence: If given, the report says what becomes of samples that stop once they have it.
+
+    Returns:
+        The report, and the converted networks by the names of their directories.
+
+    Raises:
+        InputError: if a threshold rule or a channel axis is given for activations with thresholds of their own.
+    """
+    prepare = partial(normalise, to=dataset.statistics)
+    converted = _convert_all(run, dataset, methods, steps[-1], batch_size)
+    networks = {network.method.name.lower(): network for network in converted}
+    first, results = converted[0], []
+    with progress_bar() as bar:
+        for network in networks.values():
+            results.append((network.method, _evaluate(network, dataset, prepare, steps[-1], batch_size, bar)))
+    # The ANN with the same folded weights, so that rounding does not count as disagreement.
+    report = make_report(
+        dataset=dataset.name,
+        model=run.config.model.name,
+        levels=run.config.model.levels,
+        ann_predictions=predict(first.apply(), first.variables, dataset.test, prepare, batch_size),
+        results=results,
+        steps=steps,
+        confidence=confidence,
+    )
+    return report, networks
+
+
+def _convert_all(
+    run: Run, dataset: Dataset, methods: Sequence[Method], steps: int, batch_size: int
+) -> list[ConvertedNetwork]:
+    first = convert(run.config.model, run.variables, dataset, methods[0], steps)
+    if needs_thresholds(first):
+        networks = [replace(first, method=replace(method, thresholds=method.rule)) for method in methods]
+        return with_thresholds(networks, dataset, run.config.training.seed, batch_size)
+    if any(method.thresholds or method.channel_axis is not None for method in methods):
+        raise InputError(
+            f"the activations of {run.config.model.name} have thresholds of their own, so none are looked for; leave "
+            "--thresholds and --channel-axis out"
+        )
+    return [replace(first, method=method) for method in methods]
+
+
+def _evaluate(
+    network: ConvertedNetwork, dataset: Dataset, prepare: Prepare, steps: int, batch_size: int, bar: Progress
+) -> Evaluation:
+    task = bar.add_task(f"{network.method.name:>8}", total=dataset.test.count, note="test samples")
+    part = bar.add_task("", total=steps, note="time-steps of a batch", visible=steps > LONGEST_CALL)
+    evaluation = evaluate_over_time(
+        network.spiking(steps),
+        network.variables,
+        dataset.test,
+        prepare,
+        batch_size,
+        on_batch=partial(bar.advance, task),
+        on_steps=lambda done: bar.update(part, completed=done),
+    )
+    bar.remove_task(part)
+    return evaluation
+
+
+def make_report(
+    *,
+    dataset: str,
+    model: str,
+    levels: int,
+    ann_predictions: np.ndarray,
+    results: Sequence[tuple[Method, Evaluation]],
+    steps: Sequence[int],
+    confidence: float | None = None,
+) -> Report:
+    """Reports what was evaluated on a test split.
+
+    Args:
+        dataset: Name of the data set.
+        model: Name of the network.
+        levels: L of its activations.
+        ann_predictions: [N] Classes that the ANN predicts.
+        results: Each method with its evaluation on the same N samples; at least one.
+        steps: Numbers of time-steps T to report.
+        confidence: If given, each method has an `early_stop`.
+
+    Returns:
+        The report, without behaviour and analysis.
+    """
+    labels = results[0][1].labels
+    return Report(
+        dataset=dataset,
+        model=model,
+        levels=levels,
+        ann_accuracy=float(np.mean(ann_predictions == labels)),
+        samples=len(labels),
+        methods=tuple(_result_of(*result, ann_predictions, steps, confidence) for result in results),
+    )
+
+
+def _result_of(
+    method: Method,
+    evaluation: Evaluation,
+    ann_predictions: np.ndarray,
+    steps: Sequence[int],
+    confidence: float | None,
+) -> MethodResult:
+    return MethodResult(
+        name=method.name,
+        neuron=method.neuron_name,
+        members=method.members,
+        probe_steps=method.probe_steps,
+        thresholds=method.thresholds,
+        channel_axis=method.channel_axis,
+        accuracy={t: evaluation.accuracy(t) for t in steps},
+        agreement={t: evaluation.agreement(ann_predictions, t) for t in steps},
+        latency_steps={t: method.latency(t) for t in steps},
+        spikes_per_neuron={t: evaluation.spikes_per_neuron(t) for t in steps},
+        early_stop=None if confidence is None else _early_stop(method, evaluation, confidence),
+    )
+
+
+def _early_stop(method: Method, evaluation: Evaluation, confidence: float) -> EarlyStop:
+    accuracy, steps = evaluation.stopped_when(confidence)
+    return EarlyStop(confidence, accuracy, method.latency(steps))
