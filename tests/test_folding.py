@@ -1,9 +1,13 @@
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import TwoLayers
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import gnsnn_jax as gs
 
@@ -125,3 +129,284 @@ def test_the_layer_before_a_norm_is_told_by_names_and_channels_or_refused(layers
     else:
         params = gs.fold_batch_norm(variables)["params"]
         assert [name for name in layers if (params[name]["kernel"] != 1).all()] == folded
+
+
+# Folding on the graph: every framework, and never a norm that does not follow its layer.
+
+LAYERS = {"conv": {}, "unbiased": {"use_bias": False}, "grouped": {"groups": 2}, "dense": {}}
+KINDS = (*LAYERS, "norm", "norm", "plain norm", "relu", "sum", "twice")
+IMAGES = jnp.asarray(np.random.default_rng(1).normal(size=(2, 4, 4, 4)), jnp.float32)
+
+
+def is_folded(plan, index):
+    """Whether the norm at an index of a plan follows a layer, with at most other norms between."""
+    before = plan[index - 1] if index else None
+    return before in LAYERS or (before in ("norm", "plain norm") and is_folded(plan, index - 1))
+
+
+def random_values(tree, seed):
+    """A tree with random numbers in the place of its floats, all above 0 where they may be variances."""
+    random = np.random.default_rng(seed)
+
+    def randomise(leaf):
+        if not eqx.is_array(leaf) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        values = random.uniform(0.5, 2.0, leaf.shape) if leaf.ndim <= 1 else random.normal(size=leaf.shape) / 4
+        return jnp.asarray(values, leaf.dtype)
+
+    return jax.tree.map(randomise, tree)
+
+
+class InLinen(nn.Module):
+    plan: tuple
+
+    @nn.compact
+    def __call__(self, x):
+        layers = [self.layer(kind, f"layer{index}") for index, kind in enumerate(self.plan)]
+        return applied(self.plan, layers, x)
+
+    def layer(self, kind, name):
+        if kind in ("conv", "unbiased", "grouped"):
+            options = {"use_bias": kind != "unbiased", "feature_group_count": LAYERS[kind].get("groups", 1)}
+            return nn.Conv(4, (3, 3), name=name, **options)
+        if kind in ("norm", "plain norm"):
+            options = {"use_scale": kind == "norm", "use_bias": kind == "norm"}
+            return nn.BatchNorm(use_running_average=True, name=name, **options)
+        return nn.Dense(4, name=name)
+
+
+def applied(plan, layers, x):
+    for kind, layer in zip(plan, layers, strict=True):
+        if kind == "relu":
+            x = jax.nn.relu(x)
+        elif kind == "sum":
+            x = x + layer(x)
+        else:
+            x = layer(layer(x)) if kind == "twice" else layer(x)
+    return x
+
+
+def in_linen(plan):
+    model = InLinen(plan)
+    norms = [f"layer{index}" for index, kind in enumerate(plan) if "norm" in kind]
+    variances = lambda variables: [variables["batch_stats"][name]["var"] for name in norms]
+    return model.apply, model.init(jax.random.key(0), IMAGES), IMAGES, variances
+
+
+def in_nnx(plan):
+    rngs = nnx.Rngs(0)
+
+    def layer(kind):
+        if kind in ("conv", "unbiased", "grouped"):
+            options = {"use_bias": kind != "unbiased", "feature_group_count": LAYERS[kind].get("groups", 1)}
+            return nnx.Conv(4, 4, (3, 3), rngs=rngs, **options)
+        if kind in ("norm", "plain norm"):
+            options = {"use_scale": kind == "norm", "use_bias": kind == "norm"}
+            return nnx.BatchNorm(4, use_running_average=True, rngs=rngs, **options)
+        return nnx.Linear(4, 4, rngs=rngs)
+
+    graph, state = nnx.split(nnx.List([layer(kind) for kind in plan]))
+    norms = [index for index, kind in enumerate(plan) if "norm" in kind]
+    variances = lambda state: [nnx.merge(graph, state)[index].var[...] for index in norms]
+    return lambda state, x: applied(plan, nnx.merge(graph, state), x), state, IMAGES, variances
+
+
+def in_equinox(plan):
+    def layer(kind):
+        key = jax.random.key(0)
+        if kind in ("norm", "plain norm"):
+            return eqx.nn.BatchNorm(4, "batch", channelwise_affine=kind == "norm", mode="batch")
+        size = 3 if kind in ("conv", "unbiased", "grouped") else 1
+        return eqx.nn.Conv2d(4, 4, size, padding="SAME", key=key, use_bias=kind != "unbiased", **groups(kind))
+
+    groups = lambda kind: {"groups": LAYERS.get(kind, {}).get("groups", 1)}
+    layers, state = eqx.nn.make_with_state(lambda: [layer(kind) for kind in plan])()
+    norms = [layer for layer in layers if isinstance(layer, eqx.nn.BatchNorm)]
+
+    def apply(variables, images):
+        layers, state = variables
+        with_state = lambda layer: (lambda x: layer(x, state)[0]) if isinstance(layer, eqx.nn.BatchNorm) else layer
+        one = lambda x: applied(plan, [with_state(layer) for layer in eqx.nn.inference_mode(layers)], x)
+        return jax.vmap(one, axis_name="batch")(images)
+
+    variances = lambda variables: [variables[1].get(norm.batch_state_index)[1] for norm in norms]
+    return apply, (layers, state), IMAGES, variances
+
+
+@pytest.mark.parametrize("framework", [in_linen, in_nnx, in_equinox])
+@given(plan=st.lists(st.sampled_from(KINDS), min_size=2, max_size=6).map(tuple), seed=st.integers(0, 99))
+@settings(max_examples=12)
+def test_on_the_graph_a_norm_is_folded_if_and_only_if_it_follows_a_layer(framework, plan, seed):
+    apply, variables, images, variances = framework(plan)
+    variables = random_values(variables, seed)
+    folded = gs.fold_batch_norm(apply, variables, images)
+    assert jax.tree.structure(folded) == jax.tree.structure(variables)
+    expected = apply(variables, images)
+    np.testing.assert_allclose(apply(folded, images), expected, rtol=1e-4, atol=1e-4 * jnp.abs(expected).max())
+    norms = [index for index, kind in enumerate(plan) if "norm" in kind]
+    for index, before, after in zip(norms, variances(variables), variances(folded), strict=True):
+        if is_folded(plan, index):
+            np.testing.assert_allclose(after, 1 - 1e-5, rtol=1e-6)
+        else:
+            np.testing.assert_array_equal(after, before)
+
+
+def test_on_the_graph_a_norm_in_front_of_its_layer_is_left_where_names_would_fold_it():
+    class NormFirst(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.BatchNorm(use_running_average=True, name="norm1")(x)
+            return nn.Conv(4, (3, 3), name="conv1")(x)
+
+    model = NormFirst()
+    variables = with_random_norms(model.init(jax.random.key(0), IMAGES))
+    assert (gs.fold_batch_norm(variables)["params"]["conv1"]["kernel"] != variables["params"]["conv1"]["kernel"]).any()
+    folded = gs.fold_batch_norm(model.apply, variables, IMAGES)
+    assert jax.tree.all(jax.tree.map(lambda one, other: (one == other).all(), folded, variables))
+
+
+def test_on_the_graph_names_that_tell_nothing_do_no_harm():
+    model = TwoLayers(levels=2**16)
+    variables = with_random_norms(model.init(jax.random.key(0), IMAGES))
+    folded = gs.fold_batch_norm(model.apply, variables, IMAGES, train=False)
+    by_hand = gs.fold_batch_norm(variables, layers={"BatchNorm_0": "Conv_1"})
+    for one, other in zip(jax.tree.leaves(folded), jax.tree.leaves(by_hand), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_on_the_graph_the_whole_norm_ends_in_weights_and_bias():
+    apply, variables, images, _ = in_linen(("conv", "norm", "relu", "unbiased", "norm"))
+    folded = gs.fold_batch_norm(apply, random_values(variables, 0), images)
+    np.testing.assert_allclose(folded["params"]["layer1"]["scale"], 1)
+    np.testing.assert_array_equal(folded["params"]["layer1"]["bias"], 0)
+    np.testing.assert_array_equal(folded["batch_stats"]["layer1"]["mean"], 0)
+    np.testing.assert_array_equal(folded["batch_stats"]["layer4"]["mean"], 0)
+    assert (folded["params"]["layer4"]["bias"] != 0).all()
+
+
+NORMS = {
+    "by rsqrt": lambda v, x: (x - v["mean"]) * (jax.lax.rsqrt(v["var"] + 1e-3) * v["scale"]) + v["bias"],
+    "by a quotient": lambda v, x: v["bias"] + v["scale"] * (x - v["mean"]) / jnp.sqrt(1e-3 + v["var"]),
+    "by a power": lambda v, x: (x - v["mean"]) * (v["var"] * 2.0 + 1e-3) ** -0.5 * v["scale"] + v["bias"],
+    "of Keras": lambda v, x: x * (inv := jax.lax.rsqrt(v["var"] + 1e-3) * v["scale"]) + (v["bias"] - v["mean"] * inv),
+    "with its variance cut": lambda v, x: (x - v["mean"]) / jnp.sqrt(jnp.maximum(v["var"], 0.0) + 1e-3) + v["bias"],
+    "without a mean": lambda v, x: x * jax.lax.rsqrt(v["var"] + 1e-3) * v["scale"],
+}
+MAPS = {
+    "a product": lambda v, x: x @ v["w"],
+    "a product from the left": lambda v, x: jnp.einsum("oi,bpi->bpo", v["w"].T, x),
+    "a kernel of two axes": lambda v, x: jnp.einsum("bpi,ihd->bphd", x, v["w"].reshape(4, 2, 3)).reshape(2, 8, 6),
+    "a bias": lambda v, x: x @ v["w"] + v["b"],
+    "a bias for all": lambda v, x: x @ v["w"] + v["shift"],
+    "channels first": lambda v, x: (v["w"].T @ x.transpose(0, 2, 1)).transpose(0, 2, 1) + v["b"],
+    "a matrix for each place": lambda v, x: jnp.einsum("bpi,pio->bpo", x, v["matrices"]),
+}
+
+
+def with_explicit_ranks(function):
+    """Promotes ranks as users' code may."""
+
+    def apply(v, x):
+        with jax.numpy_rank_promotion("allow"):
+            return function(v, x)
+
+    return apply
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("layer", MAPS)
+def test_norms_and_layers_of_any_spelling(norm, layer):
+    shapes = {"w": (4, 6), "b": (6,), "shift": (), "matrices": (8, 4, 6)}
+    shapes |= dict.fromkeys(("mean", "var", "scale", "bias"), (6,))
+    v = random_values({name: jnp.zeros(shape) for name, shape in shapes.items()}, 0)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 4)), jnp.float32)
+    apply = with_explicit_ranks(lambda v, x: jnp.tanh(NORMS[norm](v, MAPS[layer](v, x))))
+    folded = gs.fold_batch_norm(apply, v, x)
+    np.testing.assert_allclose(apply(folded, x), apply(v, x), rtol=1e-4, atol=1e-5)
+    can_hold_the_shift = (layer, norm) != ("a bias for all", "without a mean")
+    weights = "matrices" if layer == "a matrix for each place" else "w"
+    assert (folded[weights] != v[weights]).any() == can_hold_the_shift
+    if can_hold_the_shift and norm != "without a mean":
+        outputs = with_explicit_ranks(MAPS[layer])(folded, x)
+        normed = with_explicit_ranks(NORMS[norm])(folded, outputs)
+        np.testing.assert_allclose(normed, outputs + folded["bias"][None, None], rtol=1e-5, atol=1e-5)
+
+
+NOT_FOLDED = {
+    "weights used twice": lambda v, x: norm_of(v, x @ v["w"]) + (x @ v["w"]).sum(),
+    "outputs used twice": lambda v, x: norm_of(v, y := x @ v["w"]) + y,
+    "a norm used twice": lambda v, x: norm_of(v, jax.nn.relu(norm_of(v, x @ v["w"]))),
+    "a variance used twice": lambda v, x: norm_of(v, x @ v["w"]) * v["var"].sum(),
+    "weights that are computed": lambda v, x: norm_of(v, x @ jnp.tanh(v["w"])),
+    "weights of the data": lambda v, x: norm_of(v, x @ (x.T @ x)),
+    "a norm along the batch": lambda v, x: norm_of(v, (x @ v["w"]).T).T,
+    "statistics of the batch": lambda v, x: norm_of(v | {"mean": (y := x @ v["w"]).mean(0), "var": y.var(0)}, y),
+    "a layer norm": lambda v, x: (y := x @ v["w"]) / jnp.sqrt(y.var(-1, keepdims=True) + 1e-5),
+    "no norm": lambda v, x: (x @ v["w"] - v["mean"]) * v["scale"] + v["bias"],
+    "a sum": lambda v, x: norm_of(v, x @ v["w"] + x),
+    "padding": lambda v, x: norm_of(v, jnp.pad(x @ v["w"], ((1, 1), (0, 0)))),
+}
+
+
+def norm_of(v, x):
+    return (x - v["mean"]) * jax.lax.rsqrt(v["var"] + 1e-5) * v["scale"] + v["bias"]
+
+
+@pytest.mark.parametrize("case", NOT_FOLDED)
+def test_what_cannot_be_folded_stays_as_it_is(case):
+    shapes = {"w": (4, 4)} | dict.fromkeys(("mean", "var", "scale", "bias"), (4,))
+    v = random_values({name: jnp.zeros(shape) for name, shape in shapes.items()}, 0)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)), jnp.float32)
+    folded = gs.fold_batch_norm(with_explicit_ranks(NOT_FOLDED[case]), v, x)
+    assert all(folded[name] is v[name] for name in v)
+
+
+def test_layers_in_half_precision_keep_the_gain_to_single_precision():
+    class Half(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(4, dtype=jnp.bfloat16)(x)
+            return nn.BatchNorm(use_running_average=True, dtype=jnp.bfloat16)(x)
+
+    model = Half()
+    with jax.numpy_dtype_promotion("standard"):
+        variables = with_random_norms(model.init(jax.random.key(0), IMAGES))
+        folded = gs.fold_batch_norm(model.apply, variables, IMAGES)["params"]["Dense_0"]
+    by_names = gs.fold_batch_norm(variables)["params"]["Dense_0"]
+    np.testing.assert_allclose(folded["kernel"], by_names["kernel"], rtol=1e-5)
+
+
+def test_folded_on_the_graph_stays_on_the_graph_under_conversion():
+    apply, variables, images, _ = in_nnx(("conv", "norm", "relu", "dense"))
+    variables = random_values(variables, 0)
+    folded = gs.fold_batch_norm(apply, variables, images)
+    thresholds = gs.find_thresholds(apply, [images], 4, variables=variables)
+    spikes = [
+        gs.to_spiking(apply, gs.group_neuron(4), steps=2, thresholds=thresholds)(each, images)
+        for each in (variables, folded)
+    ]
+    np.testing.assert_allclose(*spikes, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((jnp.sin,), {}, "got a function alone"),
+        ((jnp.sin, {"w": jnp.ones(3)}), {}, "needs an example"),
+        ((jnp.sin, jnp.ones(3), jnp.ones(3)), {"layers": {"a": "b"}}, "layers= is for"),
+        (({"params": {}}, jnp.ones(3)), {}, "takes a function first"),
+        (({"params": {}},), {"train": False}, "takes a function first"),
+        ((lambda v, x: x @ v, jax.ShapeDtypeStruct((3, 3), jnp.float32), jnp.ones((3, 3))), {}, "needs the values"),
+    ],
+)
+def test_calls_that_fit_neither_form_are_refused(arguments, options, message):
+    with pytest.raises(gs.InputError, match=message):
+        gs.fold_batch_norm(*arguments, **options)
+
+
+def test_values_that_are_not_finite_are_refused():
+    v = {"w": jnp.eye(4), "mean": jnp.ones(4), "var": -jnp.ones(4), "scale": jnp.ones(4), "bias": jnp.ones(4)}
+    apply = with_explicit_ranks(lambda v, x: norm_of(v, x @ v["w"]))
+    with pytest.raises(gs.InputError, match="not finite"):
+        gs.fold_batch_norm(apply, v, jnp.ones((2, 4)))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gnsnn_jax._types import Array
+from gnsnn_jax.conversion.fold_on_graph import fold_on_graph
 from gnsnn_jax.errors import InputError
 from gnsnn_jax.method.activations import align
 
@@ -17,26 +18,77 @@ Path = tuple[str, ...]
 
 
 def fold_batch_norm(
-    variables: Mapping[str, Any], *, epsilon: float = 1e-5, layers: Mapping[str, str] | None = None
+    variables: Any, *network: Any, epsilon: float = 1e-5, layers: Mapping[str, str] | None = None, **kwargs: Any
 ) -> Any:
-    """Returns Linen variables of the same structure whose batch norms only add a bias.
+    """Returns variables of the same structure, with the batch norms folded into the layers in front of them.
 
-        kernel <- kernel s,  bias <- bias s,  s = scale / sqrt(var + epsilon)
-        scale <- 1,  bias of the norm <- its bias - mean s,  mean <- 0,  var <- 1 - epsilon
+        weights <- weights s,   bias <- bias s + shift,   s = scale / sqrt(var + epsilon)
+        the norm becomes the identity: scale 1, bias 0, mean 0, var 1 - epsilon
 
-    A batch norm is a module with `mean` and `var` in `batch_stats`. The layer it is folded into is
-    the one *before* it: its sibling with a kernel of as many channels whose name ends in the same
-    number (conv1 and norm1), or for names that count by themselves (Conv_0 and BatchNorm_0) the one that
-    alone fits in order and channels. `layers` names it where names do not tell, a mapping of paths such
-    as {"head/norm": "head/dense"}. Names cannot tell a norm that stands in front of its layer, or
-    behind an activation or a sum; such a norm cannot be folded, so compare outputs for a network whose
-    norms do not all follow their layers directly. `epsilon` is the norms' own, 1e-5 in Flax and PyTorch.
+    There are two forms.
 
-    The network keeps its outputs in inference mode, to rounding. Raises InputError where it cannot tell
-    the layer, and where the channels of the one named differ from the norm's.
+    `fold_batch_norm(apply, variables, *example)` reads the traced network, in any framework: Linen with `model.apply`,
+    NNX with a function that merges its state, Equinox with its modules as variables, or plain functions. The
+    arguments are those of `apply`. A norm is what scales by the root of a variance that is one of the variables.
+    It is folded where it follows a product or a convolution of data and weights that are one array of the
+    variables, with nothing between but numbers per channel added or multiplied, and axes or shapes changed. Where
+    the layer has no bias, the shift stays in the norm: in its bias, else in its mean. A norm that stands behind
+    an activation, a sum, pooling or padding, or in front of its layer, stays as it is, and so does a norm whose
+    layer, outputs of the layer, or variables are used a second time, or whose statistics are those of the batch.
+    Each folded layer and norm is compared with what it was, on the data that reach it in the example.
+
+    `fold_batch_norm(variables)` has Linen variables alone and goes by names. A batch norm is a module with `mean`
+    and `var` in `batch_stats`. Its layer is a sibling with a kernel of as many channels: the one whose name ends
+    in the same number (conv1 and norm1), or for names that count by themselves (Conv_0 and BatchNorm_0) the one
+    that alone fits in order and channels. Names cannot tell a norm that stands in front of its layer, or behind
+    an activation or a sum: where names fit by accident, such a norm is folded wrongly. So use this form only for
+    networks whose norms all follow their layers directly. Without a bias of the layer the shift goes into the
+    bias of the norm here, as it does for layers with one.
+
+    Args:
+        variables: Linen variables, {"params": …, "batch_stats": …}; or the network, a function `apply`.
+        *network: behind `apply` its variables, any tree of arrays, and then its other arguments, with the norms in
+            inference mode. One sample is enough.
+        epsilon: that of the norms, 1e-5 in Flax and PyTorch; for the form by names, the other finds it itself.
+        layers: for the form by names, the layers of norms that names do not tell, a mapping of paths such as
+            {"head/norm": "head/dense"}.
+        **kwargs: of `apply`.
+
+    Returns:
+        The variables, with which `apply` gives the same outputs in inference mode, to rounding.
+
+    Raises:
+        InputError: where names do not tell the layer of a norm or the channels of one in `layers` differ; where
+            arrays are not known, as within `jax.jit`, while the network is traced; where what a norm scales by is not
+            finite; and where a folded layer differs by more than rounding.
     """
+    if callable(variables):
+        return _on_graph(variables, network, layers, kwargs)
+    if network or kwargs:
+        raise InputError(
+            f"fold_batch_norm takes a function first where more than variables are given, got a "
+            f"{type(variables).__name__}: fold_batch_norm(apply, variables, *example)"
+        )
+    return _by_names(variables, epsilon, layers)
+
+
+def _on_graph(apply: Callable, network: tuple, layers: Mapping[str, str] | None, kwargs: Mapping[str, Any]) -> Any:
+    call = "fold_batch_norm(apply, variables, *example)"
+    if layers is not None:
+        raise InputError(f"layers= is for Linen variables alone; {call} finds the layers itself")
+    if not network:
+        raise InputError(f"got a function alone; give its variables and an example of its other arguments too: {call}")
+    if len(network) == 1 and not kwargs:
+        raise InputError(f"fold_batch_norm needs an example of the other arguments of the network: {call}")
+    return fold_on_graph(apply, network[0], network[1:], kwargs)
+
+
+def _by_names(variables: Any, epsilon: float, layers: Mapping[str, str] | None) -> Any:
     if not isinstance(variables, Mapping) or "params" not in variables:
-        raise InputError('fold_batch_norm takes Linen variables, {"params": …, "batch_stats": …}')
+        raise InputError(
+            'fold_batch_norm takes Linen variables, {"params": …, "batch_stats": …}, or for any other network '
+            "fold_batch_norm(apply, variables, *example)"
+        )
     flat, structure = jax.tree_util.tree_flatten_with_path(variables)
     values = {_names(path): value for path, value in flat}
     given = {_split(norm): _split(layer) for norm, layer in (layers or {}).items()}
