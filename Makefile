@@ -3,21 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: digits check test benchmark clean
+.PHONY: digits check test lint benchmark clean
 
 digits: $(VENV)/installed  ## train and convert on the handwritten digits
 	$(BIN)/python train.py
 	$(BIN)/python convert.py
 
-check: $(VENV)/installed-for-tests  ## style and the fast tests, in under three minutes
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+check: lint  ## style, types and the fast tests, in under three minutes
 	$(BIN)/python -m pytest -m "not slow"
 
-test: $(VENV)/installed-for-tests  ## style and all tests
+test: lint  ## style, types and all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-for-tests  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/mypy
 
 benchmark: $(VENV)/installed-for-benchmark  ## images a second of the input; time and memory of the simulation
 	$(BIN)/python benchmarks/input_pipeline.py

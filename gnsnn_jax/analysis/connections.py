@@ -35,7 +35,7 @@ from gnsnn_jax.conversion.sites import Site, site_of
 from gnsnn_jax.conversion.to_spiking import SpikingFunction
 from gnsnn_jax.engine.batches import arguments_of
 from gnsnn_jax.engine.graph import Operation, Slot
-from gnsnn_jax.engine.jaxprs import WEIGHTED, applies, bind, called_by
+from gnsnn_jax.engine.jaxprs import WEIGHTED, applies, bind, called_by, type_of
 from gnsnn_jax.engine.split import CONTROL_FLOW, Program, flatten
 from gnsnn_jax.engine.tracing import arrays_of, trace
 from gnsnn_jax.errors import InputError
@@ -200,7 +200,7 @@ def _check_batch_axis(spiking: SpikingFunction, args: tuple, is_data: Sequence[b
         by_name = {layer.name: layer for layer in found.layers}
         for name, operation in layers_at(layers, names):
             layer = by_name[name]
-            grown.append(operation.eqn.invars[layer.operand].aval.shape)
+            grown.append(type_of(operation.eqn.invars[layer.operand]).shape)
             wanted.append((samples + 1, *layer.fan_out.shape))
     if grown != wanted:
         raise InputError(BATCH_IN_FRONT)
@@ -238,7 +238,7 @@ class _Counting:
 
     def counted(self) -> Connections:
         self._forward()
-        parts = {site.activation.name: [] for site in self.program.activations}
+        parts: dict[str, list[Any]] = {site.activation.name: [] for site in self.program.activations}
         for each in self.layers.values():
             if each.layer.spiking:
                 for name, fan in self._fans(each.read, each).items():
@@ -365,7 +365,7 @@ class _Counting:
             if operation.is_activation:
                 found[operation.activation.name] = _whole_numbers(at_outputs[0])
                 continue
-            outs = [var.aval for var in operation.eqn.outvars]
+            outs = [type_of(var) for var in operation.eqn.outvars]
             at_outputs = [
                 jnp.zeros(aval.shape, jnp.float32) if at_output is None else at_output
                 for at_output, aval in zip(at_outputs, outs, strict=True)
@@ -384,7 +384,7 @@ class _Counting:
 
     def _shape_of(self, slot: Slot) -> tuple[int, ...]:
         return next(
-            var.aval.shape
+            type_of(var).shape
             for operation in self.program.timed
             for made, var in zip(operation.outputs, operation.eqn.outvars, strict=True)
             if made == slot
@@ -403,7 +403,7 @@ class _Counting:
 
     def _structure(self, operation: Operation, position: int, slot: Slot) -> Array:
         """An input of an operation with ones for coefficients that are not zero or made of the data."""
-        shape = operation.eqn.invars[position].aval.shape
+        shape = type_of(operation.eqn.invars[position]).shape
         if slot in self.program.has_time:
             return jnp.ones(shape, jnp.float32)
         value = jnp.asarray(self.values[slot])
@@ -487,10 +487,10 @@ class _Following:
 def _changed(operation: Operation, values: Sequence[Any], marks: Mapping[Slot, Array]) -> list[Array]:
     """Ones where the outputs change with what is marked of the inputs."""
     ones = [
-        jnp.ones(var.aval.shape, jnp.float32) if value is None else value
+        jnp.ones(type_of(var).shape, jnp.float32) if value is None else value
         for var, value in zip(operation.eqn.invars, values, strict=True)
     ]
-    outputs = [jnp.zeros(var.aval.shape, jnp.float32) for var in operation.eqn.outvars]
+    outputs = [jnp.zeros(type_of(var).shape, jnp.float32) for var in operation.eqn.outvars]
     for position, (slot, value) in enumerate(zip(operation.inputs, values, strict=True)):
         if value is None and slot in marks:
             put = lambda x, at=position: _bind_single(operation, [*ones[:at], x, *ones[at + 1 :]])

@@ -55,8 +55,8 @@ class EnergyModel:
         return asdict(self)
 
 
-_FLOAT = {"add": 0.9, "multiply": 3.7, "multiplier_bits": 24, "weight_bits": 32}
-_INTEGER = {"add": 0.1, "multiply": 0.2, "multiplier_bits": 8, "weight_bits": 8}
+_FLOAT: dict[str, Any] = {"add": 0.9, "multiply": 3.7, "multiplier_bits": 24, "weight_bits": 32}
+_INTEGER: dict[str, Any] = {"add": 0.1, "multiply": 0.2, "multiplier_bits": 8, "weight_bits": 8}
 _SRAM = 20 / 64  # 64 bits from 32 KiB in 20 pJ
 
 MODELS = (

@@ -75,10 +75,10 @@ def evaluate_over_time(
     spiking = converted_function(spiking)
     variables, found = devices.replicate(variables), []
     for batch in read_in_order(split, batch_size):
-        images, labels = map(devices.distribute, batch)
+        images, truth = map(devices.distribute, batch)
         whole = spiking.steps <= LONGEST_CALL or spiking.time_axes is not None
         evaluate = _evaluate_batch if whole else partial(_evaluate_in_parts, on_steps)
-        found.append(_without_padding(*evaluate(spiking, prepare, variables, images, labels)))
+        found.append(_without_padding(*evaluate(spiking, prepare, variables, images, truth)))
         on_batch(len(found[-1][0]))
     labels, predictions, spikes, confidences = (np.concatenate(parts, -1) for parts in zip(*found, strict=True))
     neurons = _count_neurons(spiking, prepare, variables, images)

@@ -54,7 +54,8 @@ def _varies(weights: np.ndarray, axis: int) -> bool:
 
 def _digits(weights: Int[np.ndarray, "..."] | np.int64, base: int) -> list[np.ndarray]:
     """Lowest first."""
-    digits, rest = [], weights
+    digits: list[np.ndarray] = []
+    rest = weights
     while not digits or rest.any():
         rest, digit = np.divmod(rest, base)
         digits.append(np.asarray(digit, np.int32))

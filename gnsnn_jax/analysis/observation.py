@@ -124,7 +124,8 @@ class Counted:
     """The connections of a network, counted anew for each shape of a batch, since its trace is another one."""
 
     def __init__(self, spiking: SpikingFunction, known: Connections | None = None):
-        self.spiking, self.of_first = spiking, None
+        self.spiking = spiking
+        self.of_first: Connections | None = None
         self.known = {} if known is None else {known.counted_at: known}
 
     def at(self, data: tuple, variables: Any) -> Connections:
@@ -165,7 +166,8 @@ class _Totals:
     def __init__(self, counted: Counted, steps: tuple[int, ...], compare: bool, sharding: Any):
         self.counted, self.steps, self.compare, self.sharding = counted, steps, compare, sharding
         self.compiled: list[tuple[Any, Callable]] = []  # by shapes and what the arguments hold besides arrays
-        self.found, self.shown = None, None
+        self.found: Any = None  # `_Found` of all batches, on the host
+        self.shown: Any = None  # `_Shown` of the first batch by population, on the host
 
     def add(self, data: tuple, variables: Any, present: Any) -> int:
         """Returns how many samples there were."""
@@ -259,7 +261,8 @@ class Observation:
     def of_batch(self, args: tuple, present: Bool[Array | np.ndarray, " B"]) -> tuple[_Found, dict[str, _Shown]]:
         present = jnp.asarray(present)
         activations = self._of_the_network(args)
-        look = partial(self._look, activations, present, started := {})
+        started: dict[tuple[int, ...], Operation] = {}
+        look = partial(self._look, activations, present, started)
         _, seen = self.spiking.observed(Observer(partial(self._start, started), look))(*args)
         seen = {key: value for each in seen for key, value in each.items()}
         layers = {name: seen[f"layer {name}"] for name in self.connections.places.in_time if self._is_read(name)}
@@ -307,7 +310,9 @@ class Observation:
     ) -> tuple[Any, Any]:
         if operation.is_activation:
             name = operation.activation.name
-            progress, seen = self._look_at_population(name, activations[name], present, progress, *inputs, outputs[0])
+            currents, threshold = inputs
+            found = progress, currents, threshold, outputs[0]
+            progress, seen = self._look_at_population(name, activations[name], present, *found)
             return progress, {f"population {name}": seen}
         names = {
             each.outputs: name for name, each in layers_at(list(started.values()), self.connections.places.in_time)

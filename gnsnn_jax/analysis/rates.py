@@ -20,7 +20,7 @@ class Progress(NamedTuple):
     """What a population has done so far."""
 
     step: Array
-    count: Array  # unit spikes of each neuron
+    count: Array  # type: ignore[assignment]  # unit spikes of each neuron
     charge: Array  # and the sum of its currents
 
 

@@ -17,7 +17,7 @@ def converted_function(snn: Any) -> SpikingFunction:
     """
     found = snn
     while isinstance(found, jax.stages.Wrapped):
-        found = found.__wrapped__
+        found = found.__wrapped__  # type: ignore[attr-defined]
     if not isinstance(found, SpikingFunction):
         raise TypeError(f"snn must be what to_spiking returned, or jax.jit of that, got {_said(found)}")
     return found

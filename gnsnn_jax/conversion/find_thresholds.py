@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -165,7 +165,7 @@ def _step(ann: Callable, rule: Rule, axes: _Axes, states: Mapping[str, _State], 
     network = network_of(jax.make_jaxpr(ann)(*arrays))
     states = dict(states)
 
-    def activate(operation: Operation, values: list[Any]) -> Array:
+    def activate(operation: Operation, values: Sequence[Any]) -> Array:
         name, kind, *_ = operation.activation
         if kind == "qcfs":
             return bind(operation.eqn, *values)[0]
@@ -179,7 +179,7 @@ def _step(ann: Callable, rule: Rule, axes: _Axes, states: Mapping[str, _State], 
     return states
 
 
-def _bounded(operation: Operation, axes: _Axes, state: _State, values: list[Any]) -> _State:
+def _bounded(operation: Operation, axes: _Axes, state: _State, values: Sequence[Any]) -> _State:
     """The state that knows the bound of a clip in this batch."""
     if len(values) == 1:
         return state

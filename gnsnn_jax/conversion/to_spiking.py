@@ -18,7 +18,7 @@ from gnsnn_jax.conversion.sites import Site, site_of
 from gnsnn_jax.conversion.units import Units
 from gnsnn_jax.dtypes import at_least_single, state_type
 from gnsnn_jax.engine.graph import Operation, Slot
-from gnsnn_jax.engine.jaxprs import CONVOLUTIONS, bind, bind_over_time
+from gnsnn_jax.engine.jaxprs import CONVOLUTIONS, bind, bind_over_time, type_of
 from gnsnn_jax.engine.split import Program, flatten
 from gnsnn_jax.engine.tracing import arrays_of, is_array, trace
 from gnsnn_jax.errors import InputError, at_least_one, listed
@@ -291,7 +291,7 @@ class _Simulation:
             inputs = [values[slot] for slot in operation.inputs]
             if operation.is_activation:
                 inputs[0] = self._over_time(operation.inputs[0], values, length)
-                spikes, potential = self._fire(*inputs, next(before), calibration)
+                spikes, potential = self._fire(inputs[0], inputs[1], next(before), calibration)
                 after.append(potential)
                 results = [spikes]
             else:
@@ -347,7 +347,7 @@ class _Simulation:
             operation.eqn, [x.astype(dtype) for x in operands], have_time, preferred_element_type=wanted
         )
         products = products if unit is None else products * unit
-        return [products.astype(operation.eqn.outvars[0].aval.dtype)]
+        return [products.astype(type_of(operation.eqn.outvars[0]).dtype)]
 
     def _rounded(self, weights: Any) -> Array:
         """The weights as numbers that `product_dtype` holds; a mere cast there and back is left out by XLA."""
@@ -410,7 +410,7 @@ def _is_axis(node: Any) -> bool:
     return node is None or isinstance(node, int)
 
 
-def _array_axes(time_axes: Any, args: tuple, kwargs: dict) -> list[int | None]:
+def _array_axes(time_axes: Any, args: tuple, kwargs: Mapping[str, Any]) -> list[int | None]:
     """The time axis, or None, of each array among the arguments."""
     prefix = (time_axes,) * len(args) if _is_axis(time_axes) else time_axes
     if not isinstance(prefix, tuple) or len(prefix) != len(args):

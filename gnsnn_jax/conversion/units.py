@@ -12,6 +12,7 @@ import numpy as np
 
 from gnsnn_jax._types import Array
 from gnsnn_jax.engine.graph import Operation, Slot
+from gnsnn_jax.engine.jaxprs import type_of
 from gnsnn_jax.engine.split import Program
 from gnsnn_jax.method.neurons import Neuron
 
@@ -73,7 +74,7 @@ class Units:
 
 
 def _is_single(operation: Operation) -> bool:
-    return all(var.aval.dtype == jnp.float32 for var in operation.eqn.outvars)
+    return all(type_of(var).dtype == jnp.float32 for var in operation.eqn.outvars)
 
 
 def _sources(program: Program) -> dict[Slot, Slot]:
@@ -104,7 +105,7 @@ def _summed(count: Callable[[Operation], int]) -> Callable[[Units, Operation], W
 
 
 def _reduced(operation: Operation) -> int:
-    shape = operation.eqn.invars[0].aval.shape
+    shape = type_of(operation.eqn.invars[0]).shape
     return math.prod(shape[axis] for axis in operation.eqn.params["axes"])
 
 
@@ -113,7 +114,7 @@ def _in_window(operation: Operation) -> int:
 
 
 def _accumulated(operation: Operation) -> int:
-    return operation.eqn.invars[0].aval.shape[operation.eqn.params["axis"]]
+    return type_of(operation.eqn.invars[0]).shape[operation.eqn.params["axis"]]
 
 
 def _joined(most: Callable[[Sequence[int]], int]) -> Callable[[Units, Operation], Whole | None]:

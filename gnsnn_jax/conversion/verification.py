@@ -136,7 +136,7 @@ class _Hits(NamedTuple):
     """Predictions [T] that agree, of so many."""
 
     hits: Array
-    count: Array
+    count: Array  # type: ignore[assignment]
 
 
 class _Squares(NamedTuple):
@@ -146,7 +146,7 @@ class _Squares(NamedTuple):
     right: Array
 
 
-def _share(agreement: _Hits) -> np.ndarray | None:
+def _share(agreement: _Hits) -> Array | np.ndarray | None:
     return agreement.hits / agreement.count if agreement.count else None
 
 
@@ -189,8 +189,8 @@ def _run_alone(
     """The spikes of a population on the current that the network itself has there."""
     name, _, current, own = operation.activation
     threshold = thresholds.get(name, None if own is None else values[own])
-    current = jnp.asarray(values[current])
-    return run(spiking.neuron, jnp.broadcast_to(current, (spiking.steps, *current.shape)), threshold)[0]
+    currents = jnp.asarray(values[current])
+    return run(spiking.neuron, jnp.broadcast_to(currents, (spiking.steps, *currents.shape)), threshold)[0]
 
 
 def _floating(values: Array) -> Array:

@@ -323,7 +323,7 @@ def apply(image: Shaped[Array, "H W C"], operation: Operation) -> Shaped[Array, 
     return _as_levels(_mix(partner.astype(jnp.float32), image.astype(jnp.float32), operation.factor))
 
 
-def _take(image: Array, warp: Int[Array, " 6"]) -> Array:
+def _take(image: Array, warp: Int[Array | np.ndarray, " 6"]) -> Array:
     height, width, _ = image.shape
     a, b, c, d, e, f = warp
     x, y = jnp.arange(width)[None, :], jnp.arange(height)[:, None]
@@ -358,7 +358,7 @@ def _ends(count: Int[Array, " 256"]) -> tuple[Array, Array]:
     return jnp.where(count > 0, _LEVELS, 255).min(), jnp.where(count > 0, _LEVELS, 0).max()
 
 
-def _partner(image: Shaped[Array, "H W C"], kind: Array) -> Int[Array, "H W C"]:
+def _partner(image: Shaped[Array, "H W C"], kind: Array | np.ndarray) -> Int[Array, "H W C"]:
     levels = image.astype(jnp.int32)
     weights = jnp.asarray(_GREY[image.shape[-1]], jnp.int32)
     grey = ((levels * weights[None, None]).sum(-1, keepdims=True) + _ONE // 2) // _ONE
@@ -376,7 +376,7 @@ def _smooth(levels: Int[Array, "H W C"]) -> Int[Array, "H W C"]:
     return jnp.where(border, levels, (2 * (sum(windows) + 4 * levels) + 13) // 26)
 
 
-def _mix(partner: Array, image: Array, factor: Array) -> Array:
+def _mix(partner: Array, image: Array, factor: Array | np.ndarray) -> Array:
     return partner + factor * (image - partner)
 
 
@@ -384,7 +384,7 @@ def _as_levels(mixed: Float[Array, "H W C"]) -> Shaped[Array, "H W C"]:
     return jnp.clip(mixed, 0, 255).astype(jnp.uint8)
 
 
-def _select(kind: Array, shape: tuple[int, ...], *cases: Array) -> Array:
+def _select(kind: Array | np.ndarray, shape: tuple[int, ...], *cases: Array | np.ndarray) -> Array:
     return jax.lax.select_n(kind, *(jnp.broadcast_to(case, shape) for case in cases))
 
 

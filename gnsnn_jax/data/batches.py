@@ -30,7 +30,7 @@ class Split(NamedTuple):
     labels: Int[np.ndarray, " N"]
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]
         return len(self.labels)
 
     @property

@@ -61,7 +61,8 @@ def decode(
         from PIL import Image
 
     height, width, channels = shape
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data)) as file:
+        image: Image.Image = file
         box = _reduce(image, part(image.size, random), (width, height))
         if image.mode != MODES[channels]:
             image = image.convert(MODES[channels])
@@ -77,8 +78,9 @@ def _reduce(image: Image.Image, box: Box, size: Size) -> Box:
     wanted = [
         math.ceil(_REDUCING_GAP * length * to / side) for length, to, side in zip(stored, size, sides, strict=True)
     ]
-    drafted = image.draft(None, tuple(wanted))
+    drafted = image.draft(None, (wanted[0], wanted[1]))
     if drafted is None:  # no JPEG
         return box
     scale = drafted[1][2] / stored[0]
-    return tuple(scale * edge for edge in box)
+    left, upper, right, lower = (scale * edge for edge in box)
+    return left, upper, right, lower

@@ -203,9 +203,9 @@ def image_and_label(info: Any, what: Path | str) -> tuple[str, str]:
 
     kinds = (tfds.features.Image, tfds.features.ClassLabel)
     features = dict(info.features) if isinstance(info.features, tfds.features.FeaturesDict) else {}
-    named = info.supervised_keys or ()
+    named: Any = info.supervised_keys or ()
     if len(named) == 2 and all(isinstance(features.get(key), kind) for key, kind in zip(named, kinds, strict=True)):
-        return named
+        return named[0], named[1]
     found = [[key for key, feature in features.items() if isinstance(feature, kind)] for kind in kinds]
     if any(len(keys) != 1 for keys in found):
         held = listed(f"{key}: {type(feature).__name__}" for key, feature in sorted(features.items()))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -140,7 +140,9 @@ def _from_records(settings: Data, found: Prepared, seed: int) -> Dataset:
     whole, test = found.splits["train"], _test_records(found.splits)
     shape = _final_shape(settings, found)
     fits = len(whole) * math.prod(shape) <= settings.memory_limit * GIBIBYTE
-    splits = (_read_into_memory if fits else _stream)(settings, whole, test, shape, seed)
+    splits: tuple[Split | Stream, Split | Stream, Split | Stream] = (_read_into_memory if fits else _stream)(
+        settings, whole, test, shape, seed
+    )
     published = PUBLISHED.get(found.name)
     known = published is not None and len(published.mean) == shape[-1]
     otherwise = lambda: published if known else _measured(splits, seed)
@@ -172,7 +174,7 @@ def _read_into_memory(
     part = Centre(1.0) if settings.image_size else whole_image
     stream = lambda records: Stream(records, np.arange(len(records)), shape, part, seed, workers=0)
     read = lambda records: _into_memory(stream(records), f"reading {settings.name}")
-    return _split_arrays(settings, read(whole), test and read(test), seed)
+    return _split_arrays(settings, read(whole), None if test is None else read(test), seed)
 
 
 def _split_arrays(settings: Data, whole: Split, test: Split | None, seed: int) -> tuple[Split, Split, Split]:
@@ -187,7 +189,7 @@ def _stream(
     """Training, validation and test split on disk."""
     part: Part = Centre(EVALUATED_SHARE) if settings.image_size else whole_image
     stream = Stream(whole, np.arange(len(whole)), shape, part, seed, min(settings.workers, usable_cores()))
-    held_out = test and replace(stream, records=test, indices=np.arange(len(test)))
+    held_out = None if test is None else replace(stream, records=test, indices=np.arange(len(test)))
     if held_out is None:
         stream, held_out = _split_stream(stream, settings.test_fraction, seed, "data.test_fraction")
     train, validation = _split_stream(stream, settings.validation_fraction, seed, "data.validation_fraction")
@@ -221,12 +223,14 @@ def training_images(dataset: Dataset, count: int, seed: int) -> np.ndarray:
     """`count` images of the training split or all, in random order by seed, cut as they are evaluated and not
     augmented."""
     train = dataset.train
-    in_memory = isinstance(train, Split)
-    images = train.images if in_memory else _sample(train, dataset.validation, count, seed, "training images").images
+    if isinstance(train, Split):
+        images = train.images
+    else:
+        images = _sample(train, dataset.validation, count, seed, "training images").images
     return images[np.random.default_rng(seed).permutation(len(images))[:count]]
 
 
-def _sample(train: Stream, validation: Stream, count: int, seed: int, what: str) -> Split:
+def _sample(train: Stream, validation: Any, count: int, seed: int, what: str) -> Split:
     """Samples of the training split by seed, in the order of the file."""
     chosen = np.random.default_rng(seed).choice(train.indices, min(count, train.count), replace=False)
     return _into_memory(replace(train, indices=np.sort(chosen), part=validation.part, workers=0), what)

@@ -73,7 +73,7 @@ def _counts(images: Shaped[np.ndarray, "N H W C"]) -> Int[np.ndarray, "256 C"]:
     """How many pixels have each level, per channel."""
     starts = range(0, len(images), _AT_A_TIME)
     parts = (images[start : start + _AT_A_TIME].reshape(-1, images.shape[-1]) for start in starts)
-    return sum(np.stack([np.bincount(channel, minlength=_LEVELS) for channel in part.T], -1) for part in parts)
+    return sum(np.stack([np.bincount(channel, minlength=_LEVELS) for channel in part.T], -1) for part in parts)  # type: ignore[return-value]
 
 
 def normalise(images: Shaped[Array | np.ndarray, "B H W C"], to: Statistics) -> Float[Array, "B H W C"]:

@@ -155,7 +155,7 @@ def _of_numbers(array: Any, given: Any) -> Any:
 
 def _check_iterable(batches: Batches) -> None:
     """Refuses what would hand over something else than batches, where that is certain."""
-    given = batches.given
+    given: Any = batches.given
     ways = f"{batches.called_with('[x]')} for one batch x, {batches.called_with('loader')} for what iterates over them"
     if isinstance(given, (Mapping, str, bytes)) or not (hasattr(given, "__iter__") or hasattr(given, "__getitem__")):
         raise InputError(f"batches must be a list or another iterable of them, got {_shown(given)}; write {ways}")

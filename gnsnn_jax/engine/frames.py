@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax.extend.core import JaxprEqn
 
@@ -47,7 +47,7 @@ def frames_of(eqn: JaxprEqn) -> tuple[Frame, ...]:
 
     Without JAX, NumPy, Python's own library and this package, whose models alone are a user's code.
     """
-    traceback = eqn.source_info.traceback
+    traceback: Any = eqn.source_info.traceback
     frames = reversed(traceback.frames if traceback else [])
     return tuple(
         Frame(frame.file_name, frame.line_num, frame.function_name, _packaged_as(frame.file_name))
@@ -89,7 +89,7 @@ _NN = str(Path("jax", "_src", "nn", "functions.py"))
 
 def library_function(eqn: JaxprEqn) -> str | None:
     """The function of `jax.nn` that an equation is a part of, such as gelu, if JAX knows."""
-    traceback = eqn.source_info.traceback
+    traceback: Any = eqn.source_info.traceback
     names = [frame.function_name for frame in (traceback.frames if traceback else []) if frame.file_name.endswith(_NN)]
     return names[-1] if names else None
 

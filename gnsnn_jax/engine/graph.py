@@ -22,6 +22,7 @@ from gnsnn_jax.engine.jaxprs import (
     has_own_gradient,
     made_in_a_norm,
     scope_of,
+    type_of,
     without_dead_code,
 )
 from gnsnn_jax.engine.parameters import parameter_p
@@ -78,7 +79,7 @@ class Operation(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.eqn.outvars[0].aval.shape
+        return type_of(self.eqn.outvars[0]).shape
 
 
 @dataclass

@@ -47,7 +47,7 @@ def inner_jaxprs(eqn: JaxprEqn) -> Iterator[ClosedJaxpr]:
                 yield _closed(item)
 
 
-def _closed(body: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
+def _closed(body: Any) -> ClosedJaxpr:
     """With the values of its constants, which newer versions of JAX keep in the jaxpr itself."""
     return body if hasattr(body, "consts") else ClosedJaxpr(body, ())
 
@@ -84,9 +84,14 @@ def scope_of(eqn: JaxprEqn) -> tuple[str, ...]:
 _NORM = re.compile(r"(batch|layer|group|instance|rms|weight)_?norm|normali[sz]ation|standardize", re.IGNORECASE)
 
 
+def type_of(variable: Any) -> jax.core.ShapedArray:
+    """Shape and dtype of a variable that an equation reads or makes."""
+    return variable.aval
+
+
 def made_in_a_norm(eqn: JaxprEqn) -> bool:
     """Whether a function, file or module around an equation is called after a normalisation, such as LayerNorm."""
-    traceback = eqn.source_info.traceback
+    traceback: Any = eqn.source_info.traceback
     frames = [f"{Path(frame.file_name).name} {frame.function_name}" for frame in traceback.frames] if traceback else []
     return any(_NORM.search(each) for each in [*frames, str(eqn.source_info.name_stack)])
 

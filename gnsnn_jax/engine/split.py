@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from gnsnn_jax.engine.graph import Network, Operation, Origin, Slot, needed
-from gnsnn_jax.engine.jaxprs import called_by, has_own_gradient, inner_jaxprs
+from gnsnn_jax.engine.jaxprs import called_by, has_own_gradient, inner_jaxprs, type_of
 from gnsnn_jax.engine.names import by_present_names
 from gnsnn_jax.engine.recognise import holds_activation, network_of, not_linear
 from gnsnn_jax.engine.rules import NORM_REMEDY, is_linear, remedy_of
@@ -48,7 +48,7 @@ class Program:
     @property
     def is_sharded(self) -> bool:
         """Whether the type of some current says more than shape and dtype, as under explicit sharding."""
-        currents = (activation.eqn.outvars[0].aval for activation in self.activations)
+        currents = (type_of(activation.eqn.outvars[0]) for activation in self.activations)
         return any(aval != jax.core.ShapedArray(aval.shape, aval.dtype) for aval in currents)
 
 

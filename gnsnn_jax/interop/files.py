@@ -122,7 +122,7 @@ def _read_npz(path: Path) -> Arrays:
 
 def _write_npz(path: Path, arrays: Arrays) -> None:
     with path.open("wb") as file:  # given a path, savez would append to its name
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _read_safetensors(path: Path) -> Arrays:

@@ -136,7 +136,7 @@ def _split(text: str) -> tuple[str | None, str | None]:
     return next(iter(neurons), None), next(iter(calibrations), None)
 
 
-def parse_methods(texts: Sequence[str], **options: int | str | None) -> list[Method]:
+def parse_methods(texts: Sequence[str], **options: Any) -> list[Method]:
     """Reads several, each once. Raises InputError where there is none, and as `parse_method` does."""
     if not texts:
         raise InputError("no method is given; there are if, gn, cos and gn+cos")

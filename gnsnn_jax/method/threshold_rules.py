@@ -45,7 +45,7 @@ def largest() -> Rule:
 class _Histogram(NamedTuple):
     shares: Array  # [columns, BINS] of all values, positive or not
     top: Array  # upper end of the last bin
-    count: Array  # values in each column so far
+    count: Array  # type: ignore[assignment]  # values in each column so far
 
 
 def percentile(percent: float = 99.9) -> Rule:
@@ -97,7 +97,7 @@ def _counted(bins: Array, weights: Array) -> Array:
 
 
 class _Moments(NamedTuple):
-    count: Array
+    count: Array  # type: ignore[assignment]
     mean: Array
     variance: Array
 

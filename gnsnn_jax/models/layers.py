@@ -42,7 +42,7 @@ class ReLU(nn.Module):
 
 def activation_module(name: str, levels: int, threshold: float) -> Callable[..., nn.Module]:
     """What makes the activations of a network: call it with the name of each. Raises InputError for an unknown one."""
-    known = {"qcfs": partial(QCFS, levels, threshold), "relu": ReLU}
+    known: dict[str, Callable[..., nn.Module]] = {"qcfs": partial(QCFS, levels, threshold), "relu": ReLU}
     if name not in known:
         raise InputError(f"unknown activation {name!r}; there are {', '.join(known)}{nearest(name, known)}")
     return known[name]

@@ -76,7 +76,7 @@ class ResNet(nn.Module):
     threshold: float
     blocks: tuple[int, ...]
     widths: tuple[int, ...]
-    block: Callable[..., nn.Module] = BasicBlock
+    block: type[BasicBlock] | type[Bottleneck] = BasicBlock
     dtype: Any = jnp.float32
     activation: str = "qcfs"
 

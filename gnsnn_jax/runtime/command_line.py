@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace=None):
+    def parse_args(self, args: Sequence[str] | None = None, namespace=None):  # type: ignore[override]
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self._refuse(unknown[0])
@@ -162,7 +162,7 @@ def keep_compilations() -> None:
 
     A directory that JAX was told of, as by JAX_COMPILATION_CACHE_DIR, stays the one it uses.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gnsnn_jax"
     with contextlib.suppress(OSError):

@@ -259,7 +259,7 @@ def differences(one: Config, other: Config) -> list[str]:
     return found
 
 
-def settings(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, type, str]]:
+def settings(kind: Any = Config, prefix: str = "") -> Iterator[tuple[str, type, str]]:
     """Dotted name, type and help text of every setting."""
     hints = get_type_hints(kind, include_extras=True)
     for item in fields(kind):

@@ -261,7 +261,7 @@ def _matrix(kernel: Array, tap: Mapping[int, int]) -> Array:
 def _slice(shape: Sequence[int], pixels: Sequence[tuple[int, int, int]]) -> tuple[list[int], list[int], list[int]]:
     """Starts, limits and steps that take these pixels of an array [batch, pixels, channels]."""
     middle = [(first, first + step * (length - 1) + 1, step) for first, step, length in pixels]
-    return tuple(map(list, zip((0, shape[0], 1), *middle, (0, shape[-1], 1), strict=True)))
+    return tuple(map(list, zip((0, shape[0], 1), *middle, (0, shape[-1], 1), strict=True)))  # type: ignore[return-value]
 
 
 def _padding(shape: Sequence[int], outputs: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

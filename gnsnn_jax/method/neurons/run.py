@@ -76,7 +76,8 @@ def one_step(neuron: Neuron, threshold: Array, dtype: Any = None) -> Callable[[A
 def _given_state(neuron: Neuron, own: Any, initial: Any) -> Any:
     if jax.tree_util.treedef_is_leaf(jax.tree.structure(initial)):
         return neuron.with_potential(own, _filled(initial, neuron.potential(own), "initial potential"))
-    wanted, given = jax.tree.structure(own), jax.tree.structure(initial)
+    wanted: Any = jax.tree.structure(own)
+    given: Any = jax.tree.structure(initial)
     if wanted != given:
         raise InputError(f"initial must be a potential or a state of structure {wanted}, got {given}")
     return jax.tree.map(lambda value, like: _filled(value, like, "initial state"), initial, own)
