@@ -1,6 +1,7 @@
 """Converts a trained network into spiking ones and compares them at several numbers of time-steps."""
 
 import sys
+from typing import Any
 
 from gnsnn_jax.errors import imports_of, printable
 
@@ -79,7 +80,7 @@ def main() -> None:
         channel_axis=command.channel_axis,
     )
     report, networks = compare_methods(run, dataset, methods, steps, command.batch_size, command.confidence)
-    behaviours = {}
+    behaviours: dict[str, Any] = {}
     if not command.quick:
         report, behaviours = examine(report, networks, dataset, steps, command.batch_size)
     if command.weights or command.network:

@@ -149,7 +149,7 @@ def _result_of(
         channel_axis=method.channel_axis,
         accuracy={t: evaluation.accuracy(t) for t in steps},
         agreement={t: evaluation.agreement(ann_predictions, t) for t in steps},
-        latency_steps={t: method.latency(t) for t in steps},
+        latency_steps={t: int(method.latency(t)) for t in steps},
         spikes_per_neuron={t: evaluation.spikes_per_neuron(t) for t in steps},
         early_stop=None if confidence is None else _early_stop(method, evaluation, confidence),
     )

@@ -73,4 +73,4 @@ def finish(axes: Axes, legend: str) -> None:
     """Draws a grid and, at this place, the legend of a picture with few axes."""
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc=legend, frameon=True, framealpha=0.9)
+    axes.legend(loc=legend, frameon=True, framealpha=0.9)  # type: ignore[call-overload]

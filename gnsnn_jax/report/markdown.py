@@ -188,7 +188,7 @@ def _operations(found: _Found, steps: Sequence[int], analysis: NetworkSummary) -
 
 def _operation_rows(method: MethodResult, behaviour: BehaviourSummary, steps: Sequence[int]) -> list[list[str]]:
     taken = [behaviour.operations[t] for t in steps]
-    counts = {
+    counts: dict[str, list[float]] = {
         "unit spikes": [each.unit_spikes for each in taken],
         "accumulates (AC)": [each.accumulates for each in taken],
         "or, as values, MAC": [each.event_operations for each in taken] if method.members > 1 else [],

@@ -209,7 +209,7 @@ def draw_firing(report: Report, path: Path) -> None:
 
 def draw_energy(report: Report, path: Path) -> None:
     """Estimated energy against T, a panel for each model, both ANNs as dashed lines."""
-    analysis = report.analysis
+    analysis: Any = report.analysis  # a NetworkSummary, as `draw_all` sees to
     models = list(analysis.energy_nanojoules)
     figure = figure_of(9.6, 3.0 * ceil(len(models) / 2) + 0.9)
     panels = list(figure.subplots(ceil(len(models) / 2), 2, sharex=True, squeeze=False).flat)

@@ -88,7 +88,7 @@ def behaviour_summary(
         neurobench={t: neurobench(behaviour, t) for t in steps},
         energy_nanojoules=_energy(of_spiking, taken),
         energy_nanojoules_of_values=_energy(of_values, taken) if members > 1 else None,
-        calibration=uncalibrated and _calibration(uncalibrated, behaviour),
+        calibration=None if uncalibrated is None else _calibration(uncalibrated, behaviour),
     )
 
 
