@@ -38,6 +38,12 @@ def parse(arguments: list[str] | None = None):
     return command, {name: value for name, value in vars(command).items() if "." in name}
 
 
+def draw(workdir: Path) -> None:
+    """The curves of a run, unless its metrics have been moved away."""
+    if metrics := read_metrics(workdir):
+        draw_curves(metrics, workdir / CURVES)
+
+
 def main() -> None:
     started = time.perf_counter()
     command, overrides = parse()
@@ -51,11 +57,11 @@ def main() -> None:
     workdir = resumed or command.workdir or default_workdir(experiment, agreed_time())
     in_first(lambda: check_resumed(workdir, config) if resumed else create_run(workdir, config, command.overwrite))
     summary = run_experiment(workdir, config, dataset, started)
-    in_first(lambda: draw_curves(read_metrics(workdir), workdir / CURVES))
+    in_first(lambda: draw(workdir))
     console.print(
-        f"best epoch {summary['best_epoch']}: validation {100 * summary['validation_accuracy']:.2f} %, "
-        f"test {100 * summary['test_accuracy']:.2f} % of {summary['test_samples']} samples, "
-        f"{summary['seconds']:.0f} s"
+        f"best epoch {summary.best_epoch}: validation {100 * summary.validation_accuracy:.2f} %, "
+        f"test {100 * summary.test_accuracy:.2f} % of {summary.test_samples} samples, "
+        f"{summary.seconds:.0f} s"
     )
     console.print(f"run: {printable(workdir)}\nnext: python convert.py {printable(workdir)}", soft_wrap=True)
 

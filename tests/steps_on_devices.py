@@ -29,7 +29,7 @@ def main(coordinator=None, process_id=None):
     losses = []
     for state in islice(loop.train(plan, dataset, loop.initial_state(plan)), 20):
         losses.append(state.metrics.mean()[0])
-    validation = loop.evaluate(network, state.variables, dataset.validation, dataset.statistics, batch_size=50)
+    validation = loop.loss_and_accuracy(network, state.variables, dataset.validation, dataset.statistics, batch_size=50)
     spiking = to_spiking(network.apply, group_neuron(4), steps=2)
     prepare = partial(normalise, to=dataset.statistics)
     found = evaluate_over_time(spiking, state.variables, dataset.test, prepare, batch_size=100)

@@ -102,6 +102,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(tmp_path):
     assert_equal(checkpoints.load(tmp_path / "state" / "2")[0], large)
 
 
+@pytest.mark.parametrize("length", [0, 150, 5000])
+def test_the_reason_of_a_failed_write_is_named_wherever_it_stands_in_the_message(length, tmp_path):
+    """TensorStore puts the path before it and its own settings behind it."""
+    told = f"Error writing {'x' * length}: Failed to write: No space [os_error_code='28' {'x' * length}]\nmore"
+    with pytest.raises(gs.InputError) as caught, checkpoints._writing(tmp_path):
+        raise ValueError(told)
+    assert str(caught.value).endswith(": No space left on device; make room there or give another directory")
+
+
 def test_numbers_that_are_nan_are_named():
     with pytest.raises(gs.InputError, match="the checkpoint holds NaN or infinity in params/kernel"):
         check_numbers({"params": {"kernel": np.asarray([np.nan]), "bias": np.zeros(1)}}, "the checkpoint")

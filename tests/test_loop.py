@@ -14,7 +14,7 @@ from gnsnn_jax.data.batches import PADDING
 from gnsnn_jax.data.order import FixedOrder, Share, ShuffledOrder
 from gnsnn_jax.data.sets import Dataset, Split, load_dataset
 from gnsnn_jax.engine.jaxprs import CONVOLUTIONS
-from gnsnn_jax.runs.network import network_of
+from gnsnn_jax.runs.network import build_network
 from gnsnn_jax.runtime.config import Config, Data, Optimizer, Training
 from gnsnn_jax.training import loop
 
@@ -162,7 +162,7 @@ def test_smoothed_labels_give_every_class_its_share():
 
 @jax.numpy_dtype_promotion("standard")  # Flax's batch norm leans on it where types are mixed
 def test_bfloat16_computes_in_it_and_keeps_everything_in_float32():
-    network = network_of(Config().model, 10, "bfloat16")
+    network = build_network(Config().model, 10, "bfloat16")
     images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
     variables = jax.eval_shape(network.init, jax.random.key(0), images)
     traced = jax.make_jaxpr(lambda v, x: network.apply(v, x, train=True, mutable=["batch_stats"]))(variables, images)
@@ -206,7 +206,8 @@ def test_evaluation_counts_every_sample_once(dataset):
     plan = plan_of(dataset)
     variables = loop.initial_state(plan).variables
     whole, *others = (
-        loop.evaluate(Small(), variables, dataset.train, dataset.statistics, batch_size=size) for size in (64, 17, 100)
+        loop.loss_and_accuracy(Small(), variables, dataset.train, dataset.statistics, batch_size=size)
+        for size in (64, 17, 100)
     )
     for other in others:
         np.testing.assert_allclose(other, whole, rtol=1e-5)

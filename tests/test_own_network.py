@@ -16,7 +16,7 @@ from gnsnn_jax.data.sets import load_dataset, training_images
 from gnsnn_jax.interop.functions import by_path, own_network, with_arrays
 from gnsnn_jax.method.methods import parse_methods
 from gnsnn_jax.runs.converted import convert, needs_thresholds, with_thresholds
-from gnsnn_jax.runs.network import network_of
+from gnsnn_jax.runs.network import build_network
 from gnsnn_jax.runtime.config import Data, Model
 
 pytestmark = pytest.mark.slow
@@ -193,7 +193,7 @@ def test_any_tree_of_arrays_survives_being_stored_by_path(here):
 def test_a_network_trained_here_with_relu_gets_thresholds_and_keeps_them(tmp_path):
     model, dataset = Model(activation="relu", levels=4), load_dataset(Data(), 0)
     images = jnp.zeros((1, *dataset.image_shape))
-    variables = jax.jit(network_of(model, 10).init)(jax.random.key(0), images)
+    variables = jax.jit(build_network(model, 10).init)(jax.random.key(0), images)
     (method,) = parse_methods(["gn"], members=4, probe_steps=4)
     network = convert(model, variables, dataset, method, 1)
     assert needs_thresholds(network)

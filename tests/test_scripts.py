@@ -21,7 +21,7 @@ from gnsnn_jax.report.compare_runs import main as compare_runs
 from gnsnn_jax.report.files import read_report
 from gnsnn_jax.report.terminal import print_report
 from gnsnn_jax.runs.directories import load_run
-from gnsnn_jax.runs.network import network_of
+from gnsnn_jax.runs.network import build_network
 from gnsnn_jax.runtime import command_line
 
 pytestmark = pytest.mark.slow
@@ -220,7 +220,7 @@ def weights(run, tmp_path_factory):
     """The weights of the run as another framework would hand them over."""
     path = tmp_path_factory.mktemp("weights") / "digits.npz"
     trained = load_run(run)
-    gs.save_weights(path, trained.variables, network_of(trained.config.model, 10), names="cos")
+    gs.save_weights(path, trained.variables, build_network(trained.config.model, 10), names="cos")
     return path
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,8 +26,7 @@ with extra("train"):
 ITEMS = ("arrays", "about")
 FINGERPRINTS = "fingerprints.json"
 _ORBAX = str(Path(ocp.__file__).parent)
-_LOOP_HAS_ENDED = "Event loop is closed"
-_OS_ERROR = "os_error_code="  # in each message of TensorStore about a file
+_OS_ERROR = re.compile(r"os_error_code='(\d{1,5})'")  # in each message of TensorStore about a file
 
 
 def save(path: Path, arrays: Any, about: Mapping[str, Any]) -> None:
@@ -64,6 +65,8 @@ def load(path: Path) -> tuple[Any, dict[str, Any]]:
         raise InputError(
             f"the checkpoint {printable(path)} cannot be read ({type(error).__name__}); use another"
         ) from error
+    if not isinstance(found.about, Mapping):
+        raise InputError(f"the checkpoint {printable(path)} is no checkpoint of this library; use another")
     return jax.tree.map(np.asarray, found.arrays), dict(found.about)
 
 
@@ -133,17 +136,17 @@ class Checkpoints:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within the context Orbax and TensorStore print nothing. Of failures they raise the first here as well.
+    """Within the context Orbax logs nothing, and a write that fails is raised once and reported nowhere else.
 
-    Orbax reports each file that it touches. TensorStore reports each file that fails after the first one as an
-    exception that nobody can catch: the event loop that waited for them has ended by then, or nobody asks for it
-    until its future is collected, which may be when the process ends.
+    Orbax logs each file that it touches. Where several files cannot be written, TensorStore raises the first failure;
+    the others reach nobody: their futures are collected unread, or the event loop that waited for them is closed.
+    asyncio then logs them, after the context too, and Python reports them as unraisable.
     """
-    logging.getLogger("asyncio").addFilter(_is_claimed)  # adding it twice is adding it once
+    logging.getLogger("asyncio").addFilter(_is_not_a_failed_write)  # stays; adding it again changes nothing
     log, is_foreign = logging.getLogger("absl"), lambda record: not record.pathname.startswith(_ORBAX)
     report = sys.unraisablehook
     log.addFilter(is_foreign)
-    sys.unraisablehook = lambda found: None if _is_echo(found.exc_value) else report(found)
+    sys.unraisablehook = lambda found: None if _is_of_a_failed_write(found.exc_value) else report(found)
     try:
         yield
     finally:
@@ -151,14 +154,19 @@ def _quiet() -> Iterator[None]:
         log.removeFilter(is_foreign)
 
 
-def _is_echo(exception: BaseException | None) -> bool:
-    return str(exception) == _LOOP_HAS_ENDED or _OS_ERROR in str(exception)
+def _is_not_a_failed_write(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and _os_error_of(record.exc_info[1]))
 
 
-def _is_claimed(record: logging.LogRecord) -> bool:
-    """Whether a report of asyncio is of something else than a file that TensorStore failed to write."""
-    exception = record.exc_info[1] if record.exc_info else None
-    return not ("was never retrieved" in record.getMessage() and _OS_ERROR in str(exception))
+def _is_of_a_failed_write(exception: BaseException | None) -> bool:
+    """A failed write itself, or that its event loop has been closed."""
+    return str(exception) == "Event loop is closed" or _os_error_of(exception) is not None
+
+
+def _os_error_of(exception: BaseException | None) -> str | None:
+    """What the operating system says about a file that TensorStore could not write; None for other exceptions."""
+    found = _OS_ERROR.search(str(exception))
+    return os.strerror(int(found[1])) if found else None
 
 
 @contextmanager
@@ -169,11 +177,15 @@ def _writing(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # whatever Orbax and TensorStore meet
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"cannot write a checkpoint to {printable(path)}: {printable(lines[0])}; make room there or give another "
-            "directory"
+            f"cannot write a checkpoint to {printable(path)}: {_os_error_of(error) or _first_line(error)}; make room "
+            "there or give another directory"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return printable(lines[0])
 
 
 def _contents(arrays: Any, about: Mapping[str, Any]) -> ocp.args.Composite:
@@ -191,6 +203,15 @@ def _fingerprints(path: Path) -> dict[str, str]:
     return {file.relative_to(path).as_posix(): _fingerprint(file) for file in files}
 
 
+def _stored_fingerprints(path: Path) -> dict[str, Any]:
+    """Those that were written with a checkpoint; none where they cannot be read."""
+    try:
+        stored = json.loads((path / FINGERPRINTS).read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
 def _fingerprint(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
@@ -198,12 +219,8 @@ def _fingerprint(file: Path) -> str:
 
 def _check_files(path: Path) -> None:
     """Raises InputError unless every file is as it was written; Orbax itself would notice only some damage."""
-    try:
-        wanted = json.loads((path / FINGERPRINTS).read_text())
-        found = _fingerprints(path)
-        damaged = sorted(name for name in wanted if found.get(name) != wanted[name])
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        damaged = [FINGERPRINTS]
+    wanted, found = _stored_fingerprints(path), _fingerprints(path)
+    damaged = sorted(name for name in wanted if found.get(name) != wanted[name]) if wanted else [FINGERPRINTS]
     if damaged:
         raise InputError(
             f"the checkpoint {printable(path)} is damaged in {listed(damaged, 3)}; use another, or train again"

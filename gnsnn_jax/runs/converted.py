@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from gnsnn_jax.conversion.folding import fold_batch_norm
 from gnsnn_jax.conversion.sites import sites
 from gnsnn_jax.conversion.to_spiking import SpikingFunction, check_thresholds, to_spiking
 from gnsnn_jax.data.sets import Dataset, Statistics, check_finite, normalise, training_images
-from gnsnn_jax.errors import InputError, at_least_one, extra, printable
+from gnsnn_jax.errors import InputError, at_least_one, extra, listed, printable, shown
 from gnsnn_jax.interop.functions import OwnNetwork, by_path, check_outputs, is_own, with_arrays
 from gnsnn_jax.method.methods import Method
 from gnsnn_jax.runs import checkpoints
-from gnsnn_jax.runs.directories import check_numbers, check_weights
-from gnsnn_jax.runs.network import apply_of, network_of
+from gnsnn_jax.runs.directories import check_arrays_of
+from gnsnn_jax.runs.network import apply_of, build_network
+from gnsnn_jax.runs.stored import StoredNetwork, check_json
 from gnsnn_jax.runtime import devices
 from gnsnn_jax.runtime.config import Model
 
@@ -68,7 +69,7 @@ class ConvertedNetwork:
     def spiking(self, steps: int) -> SpikingFunction:
         """The function of variables and normalised images that runs over time."""
         method = self.method
-        return to_spiking(
+        return to_spiking(  # type: ignore[return-value]
             self.apply(), method.neuron, steps=steps, calibration=method.calibration, thresholds=self.thresholds
         )
 
@@ -104,7 +105,7 @@ def convert(model: Model, variables: Any, dataset: Dataset, method: Method, step
         network = OwnNetwork(converted.apply(), variables)
         check_outputs(model.name, network, dataset.image_shape, dataset.num_classes)
         return converted
-    check_variables(variables, network_of(model, dataset.num_classes), dataset.image_shape, model.name)
+    check_variables(variables, build_network(model, dataset.num_classes), dataset.image_shape, model.name)
     return replace(converted, variables=fold_batch_norm(variables))
 
 
@@ -146,17 +147,24 @@ def _normalised_batches(images: np.ndarray, statistics: Statistics, batch_size: 
 
 def check_variables(variables: Any, network: nn.Module, image_shape: tuple[int, ...], name: str) -> None:
     """Raises InputError that lists what the variables lack, have too much or in another shape."""
-    example = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    wanted = _shapes(jax.eval_shape(network.init, jax.random.key(0), example))
-    given = _shapes(variables)
+    wanted, given = _shapes_of(network, image_shape), _shapes(variables)
     differences = [
         f"{path} {given.get(path, 'missing')} instead of {wanted.get(path, 'nothing')}"
         for path in sorted(wanted.keys() | given.keys())
         if wanted.get(path) != given.get(path)
     ]
     if differences:
-        shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
-        raise InputError(f"the weights do not belong to {name} with images of shape {image_shape}: {shown}")
+        raise InputError(
+            f"the weights do not belong to {name} with images of shape {image_shape}: "
+            f"{listed(differences, 3, separator='; ')}"
+        )
+
+
+@cache
+def _shapes_of(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Those of the variables that a network has for images of this shape."""
+    example = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return _shapes(jax.eval_shape(network.init, jax.random.key(0), example))
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -172,16 +180,38 @@ def load_converted(path: str | Path) -> ConvertedNetwork:
     """
     arrays, about = checkpoints.load(Path(path))
     if "method" not in about:
-        raise InputError(f"{path} is a checkpoint, but of no converted network; give one that convert.py wrote")
-    model, thresholds = Model(**about["model"]), about.get("thresholds")
-    (check_numbers if is_own(model.name) else check_weights)(arrays, f"the network {printable(path)}")
+        raise InputError(
+            f"{printable(path)} is a checkpoint, but of no converted network; give one that convert.py wrote"
+        )
+    what = f"the network {printable(path)}"
+    stored = check_json(about, StoredNetwork, f"what {what} says about itself", "convert it again")
     return ConvertedNetwork(
-        model,
-        about["num_classes"],
-        tuple(about["image_shape"]),
-        Statistics(*(tuple(about["statistics"][name]) for name in Statistics._fields)),
-        Method.from_json(about["method"]),
-        about["steps"],
-        with_arrays(model.name, arrays) if is_own(model.name) else arrays,
-        thresholds and check_thresholds(thresholds),
+        stored.model,
+        stored.num_classes,
+        stored.image_shape,
+        _check_statistics(stored.statistics, stored.image_shape[-1], what),
+        Method.from_json(stored.method),
+        stored.steps,
+        _checked_variables(stored, arrays, what),
+        stored.thresholds and check_thresholds(stored.thresholds),
     )
+
+
+def _checked_variables(stored: StoredNetwork, arrays: Any, what: str) -> Any:
+    """The variables of a stored network. Raises InputError where they are not those of its model."""
+    check_arrays_of(stored.model.name, arrays, what)
+    if is_own(stored.model.name):
+        return with_arrays(stored.model.name, arrays)
+    network = build_network(stored.model, stored.num_classes)
+    check_variables(arrays, network, stored.image_shape, stored.model.name)
+    return arrays
+
+
+def _check_statistics(statistics: Statistics, channels: int, what: str) -> Statistics:
+    """Raises InputError unless there are a mean and a positive deviation for each channel."""
+    if {len(values) for values in statistics} != {channels} or min(statistics.deviation) <= 0:
+        raise InputError(
+            f"{what} needs a mean and a positive deviation for each of {channels} channels, got "
+            f"{shown(list(statistics.mean))} and {shown(list(statistics.deviation))}; convert it again"
+        )
+    return statistics

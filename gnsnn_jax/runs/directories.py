@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax.errors import InputError, listed, printable
@@ -117,26 +118,43 @@ def load_run(directory: Path) -> Run:
     if not (directory / CONFIG).is_file():
         raise InputError(f"{printable(directory)} holds no {CONFIG}, so it is no run of train.py; give one that is")
     config = load_config(directory / CONFIG)
+    variables, _ = load_best(directory, config.model.name)
+    own = is_own(config.model.name)
+    return Run(directory, config, with_arrays(config.model.name, variables) if own else variables)
+
+
+def load_best(directory: Path, model: str) -> tuple[Any, dict[str, Any]]:
+    """The weights of the best epoch of a run of a model, and what is said about them.
+
+    Raises InputError where there are none, and where they are damaged or not those of any network.
+    """
     best = best_checkpoint(directory)
     if not best:
         raise InputError(f"the run {printable(directory)} has no checkpoint; train it to the end of an epoch at least")
-    variables, _ = checkpoints.load(best)
-    if is_own(config.model.name):
-        check_numbers(variables, f"the checkpoint {printable(best)}")
-        variables = with_arrays(config.model.name, variables)
-    else:
-        check_weights(variables, f"the checkpoint {printable(best)}")
-    return Run(directory, config, variables)
+    variables, about = checkpoints.load(best)
+    check_arrays_of(model, variables, f"the checkpoint {printable(best)}")
+    return variables, about
+
+
+def check_arrays_of(model: str, variables: Any, what: str) -> None:
+    """Raises InputError for arrays that no network of this name can have."""
+    (check_numbers if is_own(model) else check_weights)(variables, what)
 
 
 def check_numbers(variables: Any, what: str) -> None:
-    """Raises InputError that names the arrays with NaN or infinity."""
+    """Raises InputError that names the arrays with NaN or infinity, and those that hold no numbers."""
+    is_none = lambda path, array: (
+        not (jnp.issubdtype(array.dtype, jnp.number) or jnp.issubdtype(array.dtype, jnp.bool_))
+    )
+    _refuse_arrays(variables, is_none, f"{what} holds no numbers in")
     _refuse_arrays(variables, lambda path, array: not np.isfinite(array).all(), f"{what} holds NaN or infinity in")
 
 
 def check_weights(variables: Any, what: str) -> None:
-    """The same for a network of ours; its thresholds must be positive too, and its variances not negative."""
+    """The same for a network of ours, of floating-point arrays: thresholds positive, variances not negative."""
     check_numbers(variables, what)
+    is_whole = lambda path, array: not jnp.issubdtype(array.dtype, jnp.floating)
+    _refuse_arrays(variables, is_whole, f"{what} holds integers instead of floating-point numbers in")
     tiny = np.finfo(np.float32).tiny  # smaller numbers count as 0 on most devices
     is_none = lambda path, array: path.endswith("threshold") and not (array >= tiny).all()
     _refuse_arrays(variables, is_none, f"{what} holds thresholds that are not positive in")
@@ -164,10 +182,6 @@ def set_aside(directory: Path, names: tuple[str, ...]) -> Path | None:
     for path in held:
         path.rename(kept / path.name)
     return kept
-
-
-def summary(config: Config, **found: Any) -> dict[str, Any]:
-    return {"dataset": config.data.name, "model": config.model.name, "levels": config.model.levels, **found}
 
 
 def best_checkpoint(directory: Path) -> Path | None:

@@ -13,7 +13,7 @@ from gnsnn_jax.interop.functions import by_path, own_network
 from gnsnn_jax.interop.weights import load_weights
 from gnsnn_jax.runs import checkpoints
 from gnsnn_jax.runs.directories import CHECKPOINTS, Run, check_numbers, check_workdir, create_run, default_workdir
-from gnsnn_jax.runs.network import network_of
+from gnsnn_jax.runs.network import build_network
 from gnsnn_jax.runtime import devices
 from gnsnn_jax.runtime.command_line import directory, file, word
 from gnsnn_jax.runtime.config import Config, decode
@@ -71,7 +71,7 @@ def import_run(command: Namespace) -> tuple[Run, Dataset]:
         variables = own_network(command.network).variables
         check_numbers(variables, f"what {command.network} returned")
     else:
-        variables = load_weights(command.weights, network_of(config.model, dataset.num_classes))
+        variables = load_weights(command.weights, build_network(config.model, dataset.num_classes))
     return Run(workdir, config, variables), dataset
 
 
@@ -99,14 +99,14 @@ def _config(command: Namespace) -> Config:
         raise InputError(f"{kind} also needs {', '.join(missing)}, which it does not say")
     if given := _given(command, meaningless):
         raise InputError(f"{given} is said by {kind} itself; leave it out")
-    given = {setting: getattr(command, name) for name, setting in SETTINGS.items()}
+    stated = {setting: getattr(command, name) for name, setting in SETTINGS.items()}
     if command.network:
-        given |= {
+        stated |= {
             "model.name": command.network,
             "model.levels": command.levels or OWN_LEVELS,
             "model.activation": "relu",
         }
-    overrides = {setting: value for setting, value in given.items() if value is not None}
+    overrides = {setting: value for setting, value in stated.items() if value is not None}
     return decode({}, "command line", overrides)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -16,13 +17,13 @@ with extra("train"):
     import flax.linen as nn
 
 
-def network_of(settings: Model, num_classes: int, dtype: str = "float32") -> nn.Module:
+def build_network(settings: Model, num_classes: int, dtype: str = "float32") -> nn.Module:
     """Builds it for data of `num_classes` classes, to compute in `dtype`. Raises InputError if it has fewer outputs."""
     if 0 < settings.classes < num_classes:
         raise InputError(
             f"a network of {settings.classes} classes cannot tell the {num_classes} classes of the data apart"
         )
-    options = {"activation": settings.activation}
+    options: dict[str, Any] = {"activation": settings.activation}
     if settings.dropout_rate:
         options["dropout_rate"] = settings.dropout_rate
     return build(
@@ -38,7 +39,7 @@ def network_of(settings: Model, num_classes: int, dtype: str = "float32") -> nn.
 def apply_of(settings: Model, num_classes: int) -> Callable:
     """The network as a function of variables and images, the same one for equal settings, so that it compiles once.
 
-    Raises InputError as `network_of` and `own_network` do.
+    Raises InputError as `build_network` and `own_network` do.
     """
     return _apply_of(settings, at_least_one("num_classes", num_classes))
 
@@ -47,4 +48,4 @@ def apply_of(settings: Model, num_classes: int) -> Callable:
 def _apply_of(settings: Model, num_classes: int) -> Callable:
     if is_own(settings.name):
         return own_network(settings.name).apply
-    return network_of(settings, num_classes).apply
+    return build_network(settings, num_classes).apply

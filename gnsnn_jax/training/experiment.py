@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,18 @@ import jax
 import numpy as np
 
 from gnsnn_jax.data.sets import Dataset
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, printable
 from gnsnn_jax.runs import checkpoints
 from gnsnn_jax.runs.checkpoints import Checkpoints
-from gnsnn_jax.runs.directories import CHECKPOINTS, STATE, SUMMARY, best_checkpoint, summary, write_json
-from gnsnn_jax.runs.network import network_of
+from gnsnn_jax.runs.converted import check_variables
+from gnsnn_jax.runs.directories import CHECKPOINTS, STATE, SUMMARY, load_best, write_json
+from gnsnn_jax.runs.network import build_network
+from gnsnn_jax.runs.stored import Epoch, Summary, check_json, read_json
 from gnsnn_jax.runtime import devices
 from gnsnn_jax.runtime.command_line import Interrupted, console, progress_bar, resume_command
 from gnsnn_jax.runtime.config import Config
 from gnsnn_jax.runtime.signals import Interrupts
-from gnsnn_jax.training.loop import Plan, State, evaluate, initial_state, make_plan, train
+from gnsnn_jax.training.loop import Plan, State, initial_state, loss_and_accuracy, make_plan, train
 from gnsnn_jax.training.records import Records, read_metrics
 
 KEPT_STATES = 2  # one to fall back on where the newest is damaged
@@ -31,32 +33,33 @@ REFRESH_SECONDS = 0.5  # between two looks at the loss, each of which waits for 
 STEPS_BETWEEN_TALKS = 20  # of several processes about saving and stopping
 
 
-def run_experiment(workdir: Path, config: Config, dataset: Dataset, started: float) -> dict[str, Any]:
-    """Trains, keeps the best epoch by validation accuracy (by loss among equals), tests it once.
+def run_experiment(workdir: Path, config: Config, dataset: Dataset, started: float) -> Summary:
+    """Trains a network, keeps the best epoch by validation accuracy (by loss among equals) and tests it once.
 
-    Goes on from the newest state in the run directory, if there is one, as if it had never stopped.
-    Raises Interrupted after a signal, with the state saved, and InputError when the loss is no
-    number or nothing can be written.
+    Continues from the newest state in the run directory, if there is one, as if training had never stopped.
+
+    Args:
+        workdir: the run directory, which holds config.toml.
+        config: the settings of the run.
+        dataset: the data that the settings name.
+        started: when the process started, by `time.perf_counter`.
+
+    Returns:
+        What summary.json holds; it is read from there where the run has been finished before.
+
+    Raises:
+        Interrupted: after a signal, with the state saved.
+        InputError: where the loss is NaN or infinite, where nothing can be written, and where what a run left
+            in the directory is damaged.
     """
-    network = network_of(config.model, dataset.num_classes)
     if not (workdir / SUMMARY).exists():
         with ExitStack() as stack:
             experiment = _Experiment(workdir, make_plan(config, dataset), dataset, started, stack)
             for state in train(experiment.plan, dataset, experiment.state):
                 experiment.after_step(state)
-        variables, about = checkpoints.load(best_checkpoint(workdir))
-        _, test_accuracy = evaluate(network, variables, dataset.test, dataset.statistics)
-        found = summary(
-            config,
-            parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
-            best_epoch=about["epoch"],
-            validation_accuracy=about["validation_accuracy"],
-            test_accuracy=test_accuracy,
-            test_samples=dataset.test.count,
-            seconds=experiment.seconds(),
-        )
-        devices.in_first(lambda: write_json(workdir / SUMMARY, found))
-    return json.loads((workdir / SUMMARY).read_text(encoding="utf-8"))
+        found = experiment.tested()
+        devices.in_first(lambda: write_json(workdir / SUMMARY, asdict(found)))
+    return read_json(workdir / SUMMARY, Summary, "remove it and resume the run, which then tests its best epoch again")
 
 
 class _Experiment:
@@ -64,27 +67,31 @@ class _Experiment:
 
     def __init__(self, workdir: Path, plan: Plan, dataset: Dataset, started: float, stack: ExitStack):
         self.workdir, self.plan, self.dataset = workdir, plan, dataset
-        self.network = network_of(plan.config.model, dataset.num_classes)
-        self.states = stack.enter_context(Checkpoints(workdir / STATE, KEPT_STATES))
-        self.best = stack.enter_context(Checkpoints(workdir / CHECKPOINTS))
-        self.state = _restored(self.states, plan)
-        self.step = int(self.state.step)
-        self.best_rank = _rank_of_best(self.best)
-        epoch = self.step // plan.order.steps_per_epoch
-        before = read_metrics(workdir)[:epoch]
-        self.started = started - (before[-1]["seconds"] if before else 0)
-        self.records = None
-        if devices.is_first():
-            self.records = Records(workdir, epoch, self.step)
-            stack.callback(self.records.close)
-        bar = stack.enter_context(progress_bar())
-        self.bar, self.task = bar, bar.add_task("training", total=plan.steps, completed=self.step, note="")
-        self.validation = ""  # accuracy, as it is shown
-        self.shown_at, self.shown_step = time.perf_counter(), self.step
-        self.saved_at = time.perf_counter()
+        self.network = build_network(plan.config.model, dataset.num_classes)
+        self._open_checkpoints(stack)
+        self._open_records(started, stack)
+        self.progress = stack.enter_context(_Progress(plan, self.step))
         self.interrupts = stack.enter_context(Interrupts())
         if not self.states.numbers():
             self._save(self.state)  # which also finds out now whether anything can be written
+
+    def _open_checkpoints(self, stack: ExitStack) -> None:
+        """The saved states and the best weights, and what the run goes on from."""
+        self.states = stack.enter_context(Checkpoints(self.workdir / STATE, KEPT_STATES))
+        self.best = stack.enter_context(Checkpoints(self.workdir / CHECKPOINTS))
+        self.state = _restored(self.states, self.plan)
+        self.step = int(self.state.step)
+        self.best_rank = _rank_of_best(self.best)
+        self.saved_at = time.perf_counter()
+
+    def _open_records(self, started: float, stack: ExitStack) -> None:
+        """The metrics of the epochs before the step that the run goes on from, and when it would have started."""
+        epochs = self.step // self.plan.order.steps_per_epoch
+        before = [line for line in read_metrics(self.workdir) if line["epoch"] <= epochs]
+        self.started = started - (before[-1]["seconds"] if before else 0)
+        self.records = Records(self.workdir, epochs, self.step) if devices.is_first() else None
+        if self.records:
+            stack.callback(self.records.close)
 
     def seconds(self) -> float:
         """Of training, those before it was interrupted included."""
@@ -92,12 +99,13 @@ class _Experiment:
 
     def after_step(self, state: State) -> None:
         self.step += 1
-        self.bar.advance(self.task)
+        self.progress.advance()
         is_end = self.step % self.plan.order.steps_per_epoch == 0
         if is_end:
             self._end_epoch(state)
-        if time.perf_counter() > self.shown_at + REFRESH_SECONDS:
-            self._show(state)
+        if self.progress.is_due():
+            self._check(state)
+            self.progress.show(state, self.step)
         if is_end or jax.process_count() == 1 or self.step % STEPS_BETWEEN_TALKS == 0:
             self._save_or_stop(state)
 
@@ -117,46 +125,38 @@ class _Experiment:
 
     def _end_epoch(self, state: State) -> None:
         self._check(state)
-        epoch = self.step // self.plan.order.steps_per_epoch
-        loss, accuracy = state.metrics.mean()
-        validation_loss, validation_accuracy = evaluate(
-            self.network, state.kept, self.dataset.validation, self.dataset.statistics
-        )
-        metrics = {
-            "epoch": epoch,
-            "train_loss": loss,
-            "train_accuracy": accuracy,
-            "validation_loss": validation_loss,
-            "validation_accuracy": validation_accuracy,
-            "learning_rate": float(self.plan.schedule(self.step)),
-            "seconds": self.seconds(),
-        }
+        epoch = self._measured(state)
         if self.records:
-            self.records.add(metrics, self.step, state.params)
-        self.validation = f"val {100 * validation_accuracy:.1f}% "
-        if self.best_rank is None or _rank(metrics) > self.best_rank:
-            self.best_rank = _rank(metrics)
-            self.best.save(epoch, state.kept, metrics)
+            self.records.add(asdict(epoch), self.step, state.params)
+        self.progress.validation_accuracy = epoch.validation_accuracy
+        if self.best_rank is None or epoch.rank > self.best_rank:
+            self.best_rank = epoch.rank
+            self.best.save(epoch.epoch, state.kept, asdict(epoch))
 
-    def _show(self, state: State) -> None:
-        self._check(state)
-        loss, accuracy = state.metrics.mean()
-        now = time.perf_counter()
-        speed = (self.step - self.shown_step) * self.plan.config.training.batch_size / (now - self.shown_at)
-        self.shown_at, self.shown_step = now, self.step
-        note = f"loss {loss:.4f} acc {100 * accuracy:.1f}% {self.validation}{speed:,.0f} img/s"
-        self.bar.update(self.task, note=note)
+    def _measured(self, state: State) -> Epoch:
+        """The metrics of the epoch that has just ended."""
+        train_loss, train_accuracy = state.metrics.mean()
+        loss, accuracy = loss_and_accuracy(self.network, state.kept, self.dataset.validation, self.dataset.statistics)
+        return Epoch(
+            epoch=self.step // self.plan.order.steps_per_epoch,
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
+            validation_loss=loss,
+            validation_accuracy=accuracy,
+            learning_rate=float(self.plan.schedule(self.step)),
+            seconds=self.seconds(),
+        )
 
     def _check(self, state: State) -> None:
-        """Raises InputError once the loss is no number, with the state before that saved."""
+        """Raises InputError once the loss is NaN or infinite, with the state before that saved."""
         if state.is_finite:
             return
         good = int(state.step)
-        self._write(good, state._replace(is_finite=np.asarray(True)))
+        self._write(good, state._replace(is_finite=np.asarray(True)))  # type: ignore[arg-type]
         self.states.wait()
         epoch = good // self.plan.order.steps_per_epoch + 1
         raise InputError(
-            f"the loss or its gradient is no number in step {good + 1} (epoch {epoch}); the last good state is "
+            f"the loss or its gradient is NaN or infinite in step {good + 1} (epoch {epoch}); the last good state is "
             f"{self.states.path(good)}, and a lower optimizer.learning_rate or model.threshold in a new run may help"
         )
 
@@ -167,9 +167,59 @@ class _Experiment:
     def _write(self, step: int, state: State) -> None:
         """Saves a state in the background, once all that it goes on from has been written."""
         self.best.wait()
-        paths, _ = jax.tree_util.tree_flatten_with_path(state)
-        self.states.save(step, {_name(path): leaf for path, leaf in paths}, {"step": step})
+        self.states.save(step, _by_name(state), {"step": step})
         self.saved_at = time.perf_counter()
+
+    def tested(self) -> Summary:
+        """The best epoch on the test split. Raises InputError where its weights are gone or of another network."""
+        model, data = self.plan.config.model, self.dataset
+        variables, about = load_best(self.workdir, model.name)
+        check_variables(variables, self.network, data.image_shape, model.name)
+        epoch = _epoch_of(about, self.workdir / CHECKPOINTS)
+        _, accuracy = loss_and_accuracy(self.network, variables, data.test, data.statistics)
+        return Summary(
+            dataset=self.plan.config.data.name,
+            model=model.name,
+            levels=model.levels,
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+            best_epoch=epoch.epoch,
+            validation_accuracy=epoch.validation_accuracy,
+            test_accuracy=accuracy,
+            test_samples=data.test.count,
+            seconds=self.seconds(),
+        )
+
+
+class _Progress:
+    """The progress bar, with loss, accuracy and speed since they were shown last."""
+
+    def __init__(self, plan: Plan, step: int):
+        self.bar, self.batch_size = progress_bar(), plan.config.training.batch_size
+        self.task = self.bar.add_task("training", total=plan.steps, completed=step, note="")
+        self.validation_accuracy: float | None = None
+        self.shown_at, self.shown_step = time.perf_counter(), step
+
+    def __enter__(self) -> _Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def advance(self) -> None:
+        self.bar.advance(self.task)
+
+    def is_due(self) -> bool:
+        return time.perf_counter() > self.shown_at + REFRESH_SECONDS
+
+    def show(self, state: State, step: int) -> None:
+        """Waits for the device, as it reads the metrics of the state."""
+        loss, accuracy = state.metrics.mean()
+        now = time.perf_counter()
+        speed = (step - self.shown_step) * self.batch_size / (now - self.shown_at)
+        self.shown_at, self.shown_step = now, step
+        validation = "" if self.validation_accuracy is None else f"val {100 * self.validation_accuracy:.1f}% "
+        self.bar.update(self.task, note=f"loss {loss:.4f} acc {100 * accuracy:.1f}% {validation}{speed:,.0f} img/s")
 
 
 def _restored(states: Checkpoints, plan: Plan) -> State:
@@ -177,22 +227,40 @@ def _restored(states: Checkpoints, plan: Plan) -> State:
 
     Raises InputError where all that were saved are damaged, unless it is the initial one alone.
     """
-    paths, structure = jax.tree_util.tree_flatten_with_path(initial_state(plan))
-    damaged = []
+    initial, damaged = initial_state(plan), []
     for number in states.numbers():
         try:
-            arrays, _ = checkpoints.load(states.path(number))
+            state = _read_state(states.path(number), initial)
         except InputError as error:
             damaged.append(number)
             console.print(f"{error}", soft_wrap=True)
             continue
         _remove(states, damaged)
         console.print(f"going on after step {number} of {plan.steps}")
-        return jax.tree.unflatten(structure, [arrays[_name(path)] for path, _ in paths])
+        return state
     if any(damaged):
         raise InputError(f"no state under {states.directory} is whole; start a new run with another --workdir")
     _remove(states, damaged)
-    return jax.tree.unflatten(structure, [leaf for _, leaf in paths])
+    return initial
+
+
+def _read_state(path: Path, like: State) -> State:
+    """Raises InputError where it is damaged, and where its arrays are not those of the given state."""
+    arrays, _ = checkpoints.load(path)
+    wanted = _by_name(like)
+    if _forms(arrays) != _forms(wanted):
+        raise InputError(f"the state {printable(path)} is of another network or other settings")
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
+
+
+def _by_name(state: State) -> dict[str, Any]:
+    """The arrays of a state by their paths in it."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _forms(arrays: Any) -> Any:
+    return jax.tree.map(lambda leaf: (np.shape(leaf), str(leaf.dtype)), arrays)
 
 
 def _remove(states: Checkpoints, numbers: Sequence[int]) -> None:
@@ -200,20 +268,17 @@ def _remove(states: Checkpoints, numbers: Sequence[int]) -> None:
         states.remove(number)
 
 
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
 def _rank_of_best(best: Checkpoints) -> tuple[float, float] | None:
     """The rank of the best epoch so far; one that is damaged is removed, so that the next one takes its place."""
     for number in best.numbers():
         try:
-            return _rank(checkpoints.load(best.path(number))[1])
+            return _epoch_of(checkpoints.load(best.path(number))[1], best.path(number)).rank
         except InputError as error:
             console.print(f"{error}", soft_wrap=True)
             best.remove(number)
     return None
 
 
-def _rank(metrics: Mapping[str, Any]) -> tuple[float, float]:
-    return metrics["validation_accuracy"], -metrics["validation_loss"]
+def _epoch_of(about: Any, path: Path) -> Epoch:
+    """What is said about the best weights. Raises InputError where it is not the metrics of an epoch."""
+    return check_json(about, Epoch, f"what {printable(path)} says about its epoch", "start a new run")

@@ -18,7 +18,7 @@ from gnsnn_jax.data.order import ShuffledOrder, share_of_process
 from gnsnn_jax.data.sets import Dataset, Split, Statistics, normalise, read_in_order
 from gnsnn_jax.data.streaming import Stream
 from gnsnn_jax.errors import InputError, extra
-from gnsnn_jax.runs.network import network_of
+from gnsnn_jax.runs.network import build_network
 from gnsnn_jax.runtime import devices
 from gnsnn_jax.runtime.config import Config, Data
 
@@ -35,9 +35,9 @@ class Metrics(NamedTuple):
 
     loss: Float[Array, ""]
     correct: Float[Array, ""]
-    count: Float[Array, ""]
+    count: Float[Array, ""]  # type: ignore[assignment]
 
-    def __add__(self, other: Metrics) -> Metrics:
+    def __add__(self, other: Metrics) -> Metrics:  # type: ignore[override]
         return Metrics(*map(jnp.add, self, other))
 
     def mean(self) -> tuple[float, float]:
@@ -93,7 +93,7 @@ def make_plan(config: Config, dataset: Dataset) -> Plan:
     is_stream = isinstance(dataset.train, Stream)  # which crops the images as it reads them
     return Plan(
         config,
-        network_of(config.model, dataset.num_classes, config.training.precision),
+        build_network(config.model, dataset.num_classes, config.training.precision),
         make_optimizer(config, schedule),
         schedule,
         order,
@@ -185,7 +185,7 @@ def train(plan: Plan, dataset: Dataset, state: State) -> Iterator[State]:
     if isinstance(dataset.train, Stream):
         held, batches = (), dataset.train.read(plan.order, numbers)
     else:
-        held, batches = devices.replicate(tuple(dataset.train)), ((plan.order(number),) for number in numbers)
+        held, batches = devices.replicate(tuple(dataset.train)), ((plan.order(number),) for number in numbers)  # type: ignore[misc]
     step = jax.jit(partial(_take_step, plan), donate_argnums=0, out_shardings=devices.on_all())
     state = devices.replicate(state)
     for batch in batches:
@@ -297,18 +297,29 @@ def count_metrics(logits: Float[Array, "B K"], labels: Int[Array, " B"]) -> Metr
 
 
 @partial(jax.jit, static_argnames=("network", "statistics"))
-def _evaluate_batch(network: nn.Module, statistics: Statistics, variables, images, labels) -> Metrics:
-    return count_metrics(network.apply(variables, normalise(images, statistics), train=False), labels)
+def _batch_metrics(network: nn.Module, statistics: Statistics, variables, images, labels) -> Metrics:
+    return count_metrics(network.apply(variables, normalise(images, statistics), train=False), labels)  # type: ignore[arg-type]
 
 
-def evaluate(
+def loss_and_accuracy(
     network: nn.Module, variables: Any, split: Split | Stream, statistics: Statistics, batch_size: int = 256
 ) -> tuple[float, float]:
-    """Loss and accuracy on a split, each sample counted once."""
+    """On a split, each sample counted once.
+
+    Args:
+        network: takes normalised images [B, H, W, C].
+        variables: its variables.
+        split: images and labels.
+        statistics: what the images are normalised by.
+        batch_size: samples at a time.
+
+    Returns:
+        The mean cross-entropy in nats, and the share of samples that are classified correctly.
+    """
     metrics = no_metrics()
     for batch in read_in_order(split, batch_size):
         images, labels = map(devices.distribute, batch)
-        metrics += _evaluate_batch(network, statistics, variables, images, labels)
+        metrics += _batch_metrics(network, statistics, variables, images, labels)
     return metrics.mean()
 
 

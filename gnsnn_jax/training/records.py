@@ -5,33 +5,41 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from gnsnn_jax.errors import InputError, extra
+from gnsnn_jax.errors import InputError, extra, printable
 from gnsnn_jax.runs.directories import EVENTS, METRICS
+from gnsnn_jax.runs.stored import Epoch, parse_json
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The epochs in metrics.jsonl, without a last line that a killed run left unfinished."""
+    """The epochs in metrics.jsonl, without a last line that a killed run left unfinished.
+
+    Args:
+        workdir: a run directory.
+
+    Returns:
+        The fields of `Epoch` for each line; an empty list where there is no such file.
+
+    Raises:
+        InputError: for a line that is not the metrics of an epoch.
+    """
     path = workdir / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return list(_parsed(lines))
+    *lines, unfinished = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    found = [_parsed(line, f"line {number} of {printable(path)}") for number, line in enumerate(lines, start=1)]
+    with suppress(InputError):  # a line that is whole but for its end is an epoch too
+        found.append(_parsed(unfinished, ""))
+    return found
 
 
-def _parsed(lines: list[str]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
-            return
-        if not isinstance(found, dict) or not isinstance(found.get("epoch"), int):
-            return
-        yield found
+def _parsed(line: bytes, source: str) -> dict[str, Any]:
+    return asdict(parse_json(line, Epoch, source, f"move {METRICS} away to go on without the epochs in it"))
 
 
 class Records:
