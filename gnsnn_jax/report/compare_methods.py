@@ -32,12 +32,12 @@ def compare_methods(
     """Converts the network of a run by each method and evaluates all of them on the test split.
 
     Args:
-        run: The trained network.
-        dataset: Its data; the training split gives the thresholds of ReLUs.
-        methods: At least one.
+        run: The run that holds the trained network.
+        dataset: The data set of the run; thresholds of ReLUs are found on its training split.
+        methods: At least one method.
         steps: Numbers of time-steps T to report, in increasing order.
-        batch_size: Samples at a time, also where thresholds are found.
-        confidence: If given, the report says what becomes of samples that stop once they have it.
+        batch_size: The number of samples of one batch, also where thresholds are found.
+        confidence: If given, the report has the accuracy and latency of samples that stop at this confidence.
 
     Returns:
         The report, and the converted networks by the names of their directories.
@@ -108,14 +108,14 @@ def make_report(
     steps: Sequence[int],
     confidence: float | None = None,
 ) -> Report:
-    """Reports what was evaluated on a test split.
+    """Makes the report of what was evaluated on a test split.
 
     Args:
-        dataset: Name of the data set.
-        model: Name of the network.
+        dataset: The name of the data set.
+        model: The name of the network.
         levels: L of its activations.
-        ann_predictions: [N] Classes that the ANN predicts.
-        results: Each method with its evaluation on the same N samples; at least one.
+        ann_predictions: The classes that the ANN predicts, of shape [N].
+        results: At least one method, each with its evaluation on the same N samples.
         steps: Numbers of time-steps T to report.
         confidence: If given, each method has an `early_stop`.
 

@@ -41,7 +41,7 @@ def read_reports(directories: Sequence[Path]) -> dict[str, Report]:
     """Reads the reports of several runs.
 
     Args:
-        directories: Of the runs.
+        directories: The directories of the runs.
 
     Returns:
         The reports, by the shortest names that tell the runs apart.
@@ -66,7 +66,7 @@ def table_of(reports: Mapping[str, Report]) -> Table:
     """Tabulates accuracy and estimated energy of every method of every run.
 
     Args:
-        reports: By name of the run.
+        reports: The reports by name of the run.
 
     Returns:
         A table with a column for each number of time-steps that any method has.
@@ -100,7 +100,7 @@ def draw_runs(reports: Mapping[str, Report], path: Path) -> None:
     """Draws accuracy against steps and, where there are estimates, against energy; each run has a line style.
 
     Args:
-        reports: By name of the run.
+        reports: The reports by name of the run.
         path: The picture to write.
     """
     results = [method for report in reports.values() for method in report.methods]

@@ -37,16 +37,16 @@ def examine(
     """Observes what each network does on samples of the test split.
 
     Args:
-        report: Of these networks.
-        networks: By the names of their directories; at least one.
-        dataset: The data whose test split the samples come from.
+        report: The report of these networks.
+        networks: At least one converted network, by the name of its directory.
+        dataset: The data set whose test split the samples come from.
         steps: The numbers of time-steps of the report.
-        batch_size: Samples at a time.
+        batch_size: The number of samples of one batch.
 
     Returns:
-        The report with an analysis and the behaviour of each method, and what was observed by name of the method
-        and, for the same neurons without calibration, by `before_name`. Where the connections of a network cannot
-        be counted, the analysis of the report says why, and nothing was observed.
+        The report with an analysis and the behaviour of each method, and the behaviours themselves: by name of the
+        method and, for the same neurons without calibration, by `before_name`. If the connections of a network
+        cannot be counted, the analysis of the report gives the reason, and there are no behaviours.
     """
     network = next(iter(networks.values()))
     analog = _analog(network)
@@ -64,9 +64,9 @@ def extend_report(
     """Adds what was observed to a report.
 
     Args:
-        report: Of these methods.
-        methods: By name.
-        behaviours: By name of the method and, for those with a calibration, by `before_name` too.
+        report: The report of these methods.
+        methods: The methods by name.
+        behaviours: The behaviours by name of the method, and by `before_name` for methods with a calibration.
         analog: Operations in front of the first neurons that are not linear.
 
     Returns:
@@ -88,7 +88,8 @@ def _observed(
 ) -> dict[str, Behaviour]:
     """The behaviours by name; two conversions that do the same are observed once."""
     simulated = {network.method.name: network for network in networks.values()}
-    simulated |= {before_name(each.method): uncalibrated(each) for each in networks.values() if each.method.calibration}
+    calibrated = [network for network in networks.values() if network.method.calibration]
+    simulated |= {before_name(each.method): without_calibration(each) for each in calibrated}
     looked_at = sorted({*steps, *(each.method.probe_steps for each in simulated.values() if each.method.probe_steps)})
     samples = min(dataset.test.count, EXAMINED_SAMPLES)
     variables = devices.replicate(next(iter(networks.values())).variables)
@@ -118,17 +119,17 @@ def _analog(network: ConvertedNetwork) -> tuple[str, ...]:
 
 
 def before_name(method: Method) -> str:
-    """The name of its neurons without calibration."""
+    """Returns the name of the neurons of a method without its calibration."""
     return f"{method.name} before"
 
 
-def uncalibrated(network: ConvertedNetwork) -> ConvertedNetwork:
-    """The same neurons with the same thresholds, starting from their own potentials."""
+def without_calibration(network: ConvertedNetwork) -> ConvertedNetwork:
+    """Returns the network with the same neurons and thresholds, which start from their own initial potentials."""
     return replace(network, method=replace(network.method, calibration=None))
 
 
 def is_same(one: ConvertedNetwork, other: ConvertedNetwork) -> bool:
-    """Whether two conversions of one network do the same."""
+    """Returns whether two conversions of one network have equal neurons, calibrations and thresholds."""
     kind = lambda method: (method.neuron, method.calibration)
     equal = lambda one, other: one.keys() == other.keys() and all(map(np.array_equal, one.values(), other.values()))
     return kind(one.method) == kind(other.method) and equal(one.thresholds or {}, other.thresholds or {})

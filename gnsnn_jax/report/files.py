@@ -19,12 +19,12 @@ FIGURES = "figures"
 
 
 def keep_report(directory: Path, report: Report, behaviours: Mapping[str, Behaviour]) -> None:
-    """Writes report.json, report.md and the pictures; what an earlier conversion left is set aside.
+    """Writes report.json, report.md and the pictures; files of an earlier conversion are set aside.
 
     Args:
-        directory: Of the run.
-        report: What to write.
-        behaviours: What was observed, by name of the method; empty for a report without an analysis.
+        directory: The directory of the run.
+        report: The report to write.
+        behaviours: The behaviours by name of the method; empty if the networks were not examined.
     """
     if kept := set_aside(directory, CONVERSION):
         console.print(f"the files of the conversion before this one are in {kept}", soft_wrap=True)
@@ -38,10 +38,10 @@ def read_report(directory: Path) -> Report:
     """Reads the report of a run.
 
     Args:
-        directory: Of the run.
+        directory: The directory of the run.
 
     Returns:
-        What report.json holds.
+        The report that its report.json holds.
 
     Raises:
         InputError: if there is no report.json or it is damaged.

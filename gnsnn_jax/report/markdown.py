@@ -32,9 +32,9 @@ def markdown_of(report: Report, pictures: Sequence[str], folder: str) -> str:
     """Writes a report as Markdown.
 
     Args:
-        report: What to write.
-        pictures: Names of the pictures to show, keys of `_CAPTIONS`.
-        folder: Where they are, relative to report.md.
+        report: The report to write.
+        pictures: The names of the pictures to show.
+        folder: The folder of the pictures, relative to report.md.
 
     Returns:
         The text of report.md.

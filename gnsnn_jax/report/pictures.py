@@ -41,9 +41,9 @@ def draw_all(report: Report, behaviours: Mapping[str, Behaviour], directory: Pat
     """Draws all pictures for which there is data, except that of accuracy.
 
     Args:
-        report: What to draw.
-        behaviours: What was observed, by name of the method.
-        directory: Where to write the PNGs; it is made if it does not exist.
+        report: The report to draw.
+        behaviours: The behaviours by name of the method.
+        directory: The folder to write the PNGs to; it is made if it does not exist.
 
     Returns:
         The names of the files.
@@ -67,7 +67,7 @@ def draw_accuracy(report: Report, path: Path) -> None:
     """Draws accuracy against time-steps, a line for each method and the ANN as a dashed line.
 
     Args:
-        report: What to draw.
+        report: The report to draw.
         path: The PNG to write.
     """
     figure = figure_of(6.4, 4.0)
@@ -89,7 +89,12 @@ def draw_accuracy(report: Report, path: Path) -> None:
 
 
 def draw_errors(report: Report, path: Path) -> None:
-    """Mean squared error against depth, a line for each T and a panel for each method."""
+    """Draws the mean squared error against depth, with a line for each T and a panel for each method.
+
+    Args:
+        report: A report of examined networks.
+        path: The PNG to write.
+    """
     methods = report.methods
     columns, rows = min(len(methods), 2), ceil(len(methods) / 2)
     figure = figure_of(4.6 * columns + 0.8, 2.5 * rows + 1.1)
@@ -114,7 +119,12 @@ def draw_errors(report: Report, path: Path) -> None:
 
 
 def draw_offsets(report: Report, path: Path) -> None:
-    """Shares of neurons with spikes too few and too many over the probe, by depth, before and after calibration."""
+    """Draws shares of neurons with too few and too many spikes over the probe, by depth, before and after calibration.
+
+    Args:
+        report: A report of examined networks, with a calibration in at least one method.
+        path: The PNG to write.
+    """
     methods = [each for each in report.methods if each.behaviour.calibration]
     figure = figure_of(9.6, 2.7 * len(methods) + 1.2)
     rows = figure.subplots(len(methods), 2, sharex=True, sharey=True, squeeze=False)
@@ -146,7 +156,13 @@ def _stack(axes: Axes, shares: np.ndarray) -> None:
 
 
 def draw_rates(behaviours: Mapping[str, Behaviour], steps: Sequence[int], path: Path) -> None:
-    """Rates against activations, the mean and what lies between a tenth and nine tenths of the neurons."""
+    """Draws rates against activations: the mean, and the band between the quantiles 0.1 and 0.9 of the neurons.
+
+    Args:
+        behaviours: The behaviours by name of the method.
+        steps: The numbers of time-steps to draw, a line each.
+        path: The PNG to write.
+    """
     chosen = _spread(next(iter(behaviours.values())).populations)
     figure = figure_of(2.5 * len(behaviours) + 1, 2.2 * len(chosen) + 1.1)
     panels = figure.subplots(len(chosen), len(behaviours), sharex=True, sharey=True, squeeze=False)
@@ -183,7 +199,12 @@ def _draw_pairs(axes: Axes, activations: np.ndarray, rates: np.ndarray, look: Ma
 
 
 def draw_firing(report: Report, path: Path) -> None:
-    """Unit spikes of a neuron and step: by depth, and step by step."""
+    """Draws unit spikes of a neuron and step, by depth and by step.
+
+    Args:
+        report: A report of examined networks.
+        path: The PNG to write.
+    """
     figure = figure_of(9.6, 4.2)
     by_depth, by_step = figure.subplots(1, 2)
     for index, method in enumerate(report.methods):
@@ -208,7 +229,12 @@ def draw_firing(report: Report, path: Path) -> None:
 
 
 def draw_energy(report: Report, path: Path) -> None:
-    """Estimated energy against T, a panel for each model, both ANNs as dashed lines."""
+    """Draws the estimated energy against T, with a panel for each model and both ANNs as dashed lines.
+
+    Args:
+        report: A report of examined networks.
+        path: The PNG to write.
+    """
     analysis: Any = report.analysis  # a NetworkSummary, as `draw_all` sees to
     models = list(analysis.energy_nanojoules)
     figure = figure_of(9.6, 3.0 * ceil(len(models) / 2) + 0.9)
@@ -243,7 +269,7 @@ def _spread(populations: Sequence[Population]) -> list[int]:
 
 
 def _name_depth(row: Sequence[Axes], populations: Sequence[PopulationSummary]) -> None:
-    """Marks the populations below each panel, in the order of evaluation: by name while there is room."""
+    """Marks the populations below each panel in the order of evaluation, by name if there are at most NAMED."""
     for axes in row:
         axes.set_xlim(0.4, len(populations) + 0.6)
         if len(populations) > NAMED:

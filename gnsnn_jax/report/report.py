@@ -20,7 +20,7 @@ _ABSENT = {"is_absent_if_none": True}  # from the JSON
 
 @dataclass(frozen=True)
 class ThresholdSummary:
-    """Over the thresholds of one population."""
+    """The smallest, the mean and the largest threshold of one population."""
 
     min: float
     mean: float
@@ -32,8 +32,8 @@ class OffsetShares:
     """Shares of neurons by how many spikes they have more than desired, in the order of `NetworkSummary.offsets`.
 
     Attributes:
-        offsets: Desired is what the activation of the ANN asks for.
-        own_offsets: Desired is what QCFS makes of the neuron's own currents.
+        offsets: Relative to the count that the activation of the ANN asks for.
+        own_offsets: Relative to the count that QCFS makes of the neuron's own currents.
     """
 
     offsets: tuple[float, ...]
@@ -45,13 +45,13 @@ class PopulationSummary:
     """What the neurons of one activation did; measures that depend on T are keyed by T.
 
     Attributes:
-        name: The site of the population.
+        name: The name of the site.
         kind: The kind of the site.
-        shape: Of one sample.
-        threshold: Smallest, mean and largest.
-        firing_rate: Unit spikes of a neuron at each step, on average.
-        squared_error: Mean of (rate - activation)^2, both in units of the threshold.
-        correlation: Between activations and rates; None where one of them is constant.
+        shape: The shape of the activations of one sample.
+        threshold: The range of the thresholds.
+        firing_rate: The mean number of unit spikes of a neuron at each step.
+        squared_error: The mean of (rate - activation)^2, both in units of the threshold.
+        correlation: The correlation between activations and rates; None where one of them is constant.
         offsets: Shares of neurons by spikes more than the activation of the ANN asks for.
         own_offsets: Shares of neurons by spikes more than QCFS makes of the neuron's own currents.
         silent: Share of neurons without a spike.
@@ -108,7 +108,7 @@ class BehaviourSummary:
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """What becomes of samples that stop once they have a confidence; `latency_steps` is the average."""
+    """Accuracy and mean latency if each sample stops as soon as it reaches a confidence."""
 
     confidence: float
     accuracy: float
@@ -120,16 +120,16 @@ class MethodResult:
     """What one method reached on the test split; measures are keyed by the number of time-steps T.
 
     Attributes:
-        name: Of the method, such as "GN+COS".
-        neuron: Its name in `NEURONS`.
+        name: The name of the method, such as "GN+COS".
+        neuron: The name of its neuron in `NEURONS`.
         members: m of a group neuron; 1 for an IF neuron.
         probe_steps: ρ of the calibration; 0 without one.
-        thresholds: The rule that found thresholds for ReLUs, if there are any.
-        channel_axis: The axis whose entries have a threshold each; None where an activation has one.
+        thresholds: The rule that found the thresholds of ReLUs; None where activations had their own.
+        channel_axis: The axis whose entries have a threshold each; None where each activation has one threshold.
         accuracy: Share of the samples that are classified correctly.
         agreement: Share of the samples on which the SNN predicts what the ANN predicts.
-        latency_steps: ρ + T.
-        spikes_per_neuron: Unit spikes of a neuron for one sample, on average.
+        latency_steps: The steps until the answer, ρ + T.
+        spikes_per_neuron: The mean number of unit spikes of a neuron for one sample.
         early_stop: None where no confidence was asked for.
         behaviour: None where the network was not examined.
     """
@@ -149,7 +149,7 @@ class MethodResult:
 
     @property
     def title(self) -> str:
-        """Its name, with m and ρ where it has them."""
+        """The name with m, if it is above 1, and ρ, if there is a probe."""
         members = f", m = {self.members}" if self.members > 1 else ""
         return self.name + members + (f", ρ = {self.probe_steps}" if self.probe_steps else "")
 
@@ -169,13 +169,13 @@ class NetworkSummary:
     """What the spiking networks of all methods share.
 
     Attributes:
-        samples: How many test samples were examined.
-        offsets: Names of the classes of `OffsetShares`.
-        activation_bits: Of the quantised ANN.
-        multiply_accumulates: Of the ANN, for one sample.
-        layers: Operations with weights, in the order of evaluation.
-        energy_models: What operations cost.
-        energy_nanojoules: Of the ANN for one sample, by name of the energy model and kind of ANN.
+        samples: The number of test samples that were examined.
+        offsets: The names of the classes of `OffsetShares`.
+        activation_bits: The bits of an activation of the quantised ANN.
+        multiply_accumulates: The operations of the ANN for one sample.
+        layers: The operations with weights, in the order of evaluation.
+        energy_models: The costs of operations.
+        energy_nanojoules: The energy of the ANN for one sample, by name of the energy model and kind of ANN.
         analog: Operations in front of the first neurons that are not linear and stay analog.
     """
 
@@ -191,7 +191,7 @@ class NetworkSummary:
 
 @dataclass(frozen=True)
 class NotExamined:
-    """Why there is no `NetworkSummary`: `left_out` is the reason."""
+    """Stands in place of a `NetworkSummary` where networks could not be examined; `left_out` is the reason."""
 
     left_out: str
     analog: tuple[str, ...] = ()
@@ -202,12 +202,12 @@ class Report:
     """One trained network converted by several methods; accuracies are fractions.
 
     Attributes:
-        dataset: Name of the data set.
-        model: Name of the network.
-        levels: L of the network's activations.
-        ann_accuracy: Of the network itself on the test split.
-        samples: Of the test split.
-        methods: At least one; all have the same numbers of time-steps.
+        dataset: The name of the data set.
+        model: The name of the network.
+        levels: L of the activations of the network.
+        ann_accuracy: The accuracy of the network itself on the test split.
+        samples: The number of samples of the test split.
+        methods: At least one result; all have the same numbers of time-steps.
         analysis: None where only accuracies were asked for.
     """
 
@@ -241,11 +241,11 @@ class Report:
         """Reads what `to_json` returned, of this version or an earlier one.
 
         Args:
-            content: What report.json holds. Fields that this version does not know are ignored.
-            name: What an error calls it, such as its path.
+            content: The content of a report.json. Fields that this version does not know are ignored.
+            name: The name of the report in an error message, such as its path.
 
         Returns:
-            The report. Parts that earlier versions did not write have their defaults.
+            The report, with defaults for parts that earlier versions did not write.
 
         Raises:
             InputError: if a part is missing or is of the wrong type.

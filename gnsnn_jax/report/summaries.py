@@ -36,8 +36,8 @@ def network_summary(behaviour: Behaviour, levels: int, analog: Sequence[str] = (
     """Summarises what the networks of all methods share.
 
     Args:
-        behaviour: Of any of the spiking networks.
-        levels: L of the activations, which the quantised ANN has.
+        behaviour: The behaviour of any of the spiking networks.
+        levels: L of the activations; the quantised ANN has ⌈log2(L + 1)⌉ bits.
         analog: Operations in front of the first neurons that are not linear.
 
     Returns:
@@ -72,7 +72,7 @@ def behaviour_summary(
     """Summarises what one spiking network did.
 
     Args:
-        behaviour: Of this network.
+        behaviour: The behaviour of this network.
         members: m of its neurons.
         steps: Numbers of time-steps T, among those that were observed.
         uncalibrated: The behaviour of the same neurons without calibration, for a method with one.

@@ -14,8 +14,8 @@ def print_report(report: Report, console: Console) -> None:
     """Prints the accuracy of the ANN, and a table of accuracy, latency and spikes by method and T.
 
     Args:
-        report: What to print.
-        console: Where to print. A console that is narrower than the table cuts no number.
+        report: The report to print.
+        console: The console to print on. The table is not cut where the console is narrower.
     """
     console.print(
         f"{report.network} on {report.dataset}, {report.samples} test samples: ANN {100 * report.ann_accuracy:.2f} %"
