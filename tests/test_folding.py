@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gnsnn_jax as gs
+from gnsnn_jax.conversion import fold_on_graph
 
 
 def with_random_norms(variables, seed=0):
@@ -398,6 +399,7 @@ def test_folded_on_the_graph_stays_on_the_graph_under_conversion():
         (({"params": {}}, jnp.ones(3)), {}, "takes a function first"),
         (({"params": {}},), {"train": False}, "takes a function first"),
         ((lambda v, x: x @ v, jax.ShapeDtypeStruct((3, 3), jnp.float32), jnp.ones((3, 3))), {}, "needs the values"),
+        ((lambda v, x: x @ v, jnp.ones((3, 3)), jnp.ones((0, 3))), {}, "got an empty array"),
     ],
 )
 def test_calls_that_fit_neither_form_are_refused(arguments, options, message):
@@ -409,4 +411,33 @@ def test_values_that_are_not_finite_are_refused():
     v = {"w": jnp.eye(4), "mean": jnp.ones(4), "var": -jnp.ones(4), "scale": jnp.ones(4), "bias": jnp.ones(4)}
     apply = with_explicit_ranks(lambda v, x: norm_of(v, x @ v["w"]))
     with pytest.raises(gs.InputError, match="not finite"):
+        gs.fold_batch_norm(apply, v, jnp.ones((2, 4)))
+
+
+def test_factors_that_cannot_become_one_leave_the_norm():
+    v = {"w": jnp.eye(4), "var": jnp.ones(4)}
+    apply = with_explicit_ranks(lambda v, x: x @ v["w"] * jax.lax.rsqrt(v["var"] * jnp.zeros(4) + 2.0))
+    assert gs.fold_batch_norm(apply, v, jnp.ones((2, 4)))["w"] is v["w"]
+
+
+def test_random_keys_and_other_numbers_among_the_variables_stay():
+    graph, state = nnx.split(nnx.List([nnx.Linear(4, 4, rngs=nnx.Rngs(0)), nnx.Dropout(0.5, rngs=nnx.Rngs(1))]))
+    variables = {"state": state, "key": jax.random.key(0), "count": jnp.asarray(3), "norm": jnp.full(4, 3.0), "n": 2}
+
+    def apply(variables, x):
+        layer, dropout = nnx.merge(graph, variables["state"])
+        noise = jax.random.normal(variables["key"], ()) * variables["count"].astype(jnp.float32)
+        return dropout(layer(x) / jnp.sqrt(variables["norm"])[None], deterministic=True) + noise * variables["n"]
+
+    folded = gs.fold_batch_norm(apply, variables, jnp.ones((2, 4)))
+    assert [folded[name] is variables[name] for name in ("key", "count", "n", "norm")] == [True, True, True, False]
+    np.testing.assert_allclose(apply(folded, jnp.ones((2, 4))), apply(variables, jnp.ones((2, 4))), rtol=1e-6)
+
+
+def test_what_is_folded_is_compared_with_what_it_was(monkeypatch):
+    v = random_values({"w": jnp.zeros((4, 4))} | dict.fromkeys(("mean", "var", "scale", "bias"), jnp.zeros(4)), 0)
+    wrong = fold_on_graph._scaled
+    monkeypatch.setattr(fold_on_graph, "_scaled", lambda *args: wrong(*args) * 1.01)
+    apply = with_explicit_ranks(lambda v, x: norm_of(v, x @ v["w"]))
+    with pytest.raises(gs.InputError, match=r"test_folding.py:\d+ changes values by .*, more than rounding"):
         gs.fold_batch_norm(apply, v, jnp.ones((2, 4)))

@@ -16,7 +16,7 @@ from gnsnn_jax.conversion.norm_chains import Chain, Factor, chains_of, first_alo
 from gnsnn_jax.dtypes import at_least_single
 from gnsnn_jax.engine.arrays import is_array
 from gnsnn_jax.engine.graph import Network, Operation, Slot, entered, evaluate
-from gnsnn_jax.engine.jaxprs import bind
+from gnsnn_jax.engine.jaxprs import bind, type_of
 from gnsnn_jax.engine.tracing import arrays_of, trace
 from gnsnn_jax.errors import InputError
 
@@ -51,6 +51,8 @@ def _check_known(arrays: Sequence[Any]) -> None:
             f"fold_batch_norm(apply, variables, *example) needs the values of all arrays, got {unknown[0]}; give "
             "arrays, and call it outside of jax.jit"
         )
+    if any(0 in x.shape for x in arrays):
+        raise InputError("fold_batch_norm got an empty array; give an example of one sample at least")
 
 
 def _with_arrays(variables: Any, arrays: Sequence[Any], before: Sequence[Any]) -> Any:
@@ -76,14 +78,27 @@ def _folded(network: Network, chain: Chain, given: Values) -> Values:
     after = before | {factor.leaf: steps.leaf_at_one(factor, before) for factor in chain.factors}
     after |= {leaf: jnp.zeros_like(before[leaf]) for leaf, _ in chain.shifts}
     gain, shift = steps.affine(before)
-    remaining, _ = steps.affine(after)
-    weights = _scaled(chain, before[chain.leaf], gain / remaining)
+    _check_finite(chain, gain)
+    weights = _scaled(chain, before[chain.leaf], _ratio(gain, steps.affine(after)[0]))
     after = steps.with_shift(after, shift) if weights is not None else None
     if after is None:
         return {}
     touched = {factor.leaf for factor in chain.factors} | {leaf for leaf, _ in chain.shifts}
     changed = {slot: after[slot] for slot in touched} | {chain.leaf: weights}
     return {slot: value.astype(given[slot].dtype) for slot, value in changed.items()}
+
+
+def _check_finite(chain: Chain, gain: Array) -> None:
+    if not np.isfinite(gain).all():
+        raise InputError(
+            f"what the norm behind the layer at {_place(chain)} scales by is not finite, as of a variance below 0 or "
+            "NaN; train it again or give other variables"
+        )
+
+
+def _ratio(one: Array, other: Array) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(one) / np.asarray(other)
 
 
 def _widened(x: Any) -> Any:
@@ -109,7 +124,7 @@ class _Steps:
         return evaluate(self.network, inputs, [self.chain.end])[0]
 
     def _no_outputs(self) -> Array:
-        aval = self.chain.operation.eqn.outvars[0].aval
+        aval = type_of(self.chain.operation.eqn.outvars[0])
         return jnp.zeros(aval.shape, at_least_single(aval.dtype))
 
     def affine(self, leaves: Values) -> tuple[Array, Array]:
@@ -119,15 +134,14 @@ class _Steps:
 
     def leaf_at_one(self, factor: Factor, leaves: Values) -> Array:
         """The value of a leaf that makes a factor 1."""
-        values = self.network.constants | leaves
         slot, made = factor.slot, None
         while slot != factor.leaf:
             maker = self.makers[slot]
-            made = jnp.ones(maker.shape, values[factor.leaf].dtype) if made is None else made
-            known = [self._known(each, leaves) for each in maker.inputs]
+            made = np.ones(maker.shape, leaves[factor.leaf].dtype) if made is None else made
+            known = [np.asarray(self._known(each, leaves)) for each in maker.inputs]
             at = next(at for at, each in enumerate(maker.inputs) if self._leads_to(each, factor.leaf))
             slot, made = maker.inputs[at], operand_for(made, maker, known, at)
-        return jnp.ones_like(leaves[slot]) if made is None else made
+        return jnp.ones_like(leaves[slot]) if made is None else jnp.asarray(made)
 
     def _known(self, slot: Slot, leaves: Values) -> Array:
         return evaluate(self.network, [*leaves.values(), self._no_outputs()], [slot])[0]
@@ -165,43 +179,42 @@ class _Steps:
         to some of them. Empty where these want different entries."""
         numbers = jnp.arange(leaves[leaf].size, dtype=leaves[leaf].dtype).reshape(leaves[leaf].shape)
         multiple = self._added(leaf, leaves, jnp.ones_like(numbers))
-        of = np.rint(self._added(leaf, leaves, numbers) / multiple)
+        of = np.rint(_ratio(self._added(leaf, leaves, numbers), multiple))
         entries, first = np.unique(of, return_index=True)
         if numbers.size >= LARGEST_BIAS or not np.array_equal(entries, np.arange(numbers.size)):
             return {}
-        found = (wanted / multiple).reshape(-1)[first].reshape(numbers.shape)
+        found = jnp.asarray(_ratio(wanted, multiple).reshape(-1)[first].reshape(numbers.shape))
         is_right = np.allclose(self._added(leaf, leaves, found), wanted, rtol=SAME, atol=0)
         return {leaf: found} if is_right else {}
 
 
 def _wide(operation: Operation) -> Operation:
     """The operation without what makes floats narrower than float32."""
-    eqn, made = operation.eqn, operation.eqn.outvars[0].aval if operation.eqn.outvars else None
+    eqn, made = operation.eqn, type_of(operation.eqn.outvars[0]) if operation.eqn.outvars else None
     if eqn.primitive is not lax.convert_element_type_p or not jnp.issubdtype(made.dtype, jnp.floating):
         return operation
     return operation._replace(eqn=eqn.replace(params=eqn.params | {"new_dtype": at_least_single(made.dtype)}))
 
 
-def _scaled(chain: Chain, weights: Array, gain: Array) -> Array | None:
+def _scaled(chain: Chain, weights: Array, gain: np.ndarray) -> Array | None:
     """Weights with the gain of each output of their layer; None where outputs of one weight differ in it."""
     axes = _axes_of_weights(chain)
     others = [axis for axis in range(gain.ndim) if axis not in axes]
     alone = first_along(gain, others)
-    if not jnp.isfinite(gain).all():
-        raise InputError(
-            f"what the norm behind the layer at {_place(chain)} scales by is not finite, as of a variance below 0 or "
-            "NaN; train it again or give other variables"
-        )
-    if (gain != alone).any():
+    if not np.allclose(gain, alone, rtol=SAME, atol=0):
         return None
-    operand = chain.operation.eqn.invars[chain.position].aval
-    of_weights = sorted(axes.items(), key=lambda pair: pair[1])
-    order = [output for output, _ in of_weights] + others
-    alone = alone.transpose(order).reshape([alone.shape[output] for output, _ in of_weights])
-    factor = lax.broadcast_in_dim(alone, operand.shape, [weight for _, weight in of_weights])
+    factor = _along(axes, alone, type_of(chain.operation.eqn.invars[chain.position]).shape)
     for move in chain.moves:
         factor = undone(move, factor)
     return weights * factor.astype(weights.dtype)
+
+
+def _along(axes: Mapping[int, int], x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """`x` repeated to a shape, given which of its axes are which of the shape; all others have length 1."""
+    kept = sorted(axes, key=axes.__getitem__)
+    in_order = x.transpose([*kept, *(axis for axis in range(x.ndim) if axis not in axes)])
+    sizes = [shape[axis] if axis in axes.values() else 1 for axis in range(len(shape))]
+    return np.broadcast_to(in_order.reshape(sizes), shape)
 
 
 def _axes_of_weights(chain: Chain) -> dict[int, int]:
@@ -212,7 +225,7 @@ def _axes_of_weights(chain: Chain) -> dict[int, int]:
         return {outputs[1]: kernel[0]}
     contracted, batch = params["dimension_numbers"]
     free = [
-        [axis for axis in range(operand.aval.ndim) if axis not in (*contracted[at], *batch[at])]
+        [axis for axis in range(type_of(operand).ndim) if axis not in (*contracted[at], *batch[at])]
         for at, operand in enumerate(chain.operation.eqn.invars)
     ]
     first = len(batch[0]) + (len(free[0]) if chain.position == 1 else 0)
@@ -259,7 +272,7 @@ class _Alone:
 
     def __init__(self, network: Network, chain: Chain, values: Values, data: Any):
         eqn = chain.operation.eqn
-        self.chain, self.values, self.data, self.dtype = chain, values, data, eqn.outvars[0].aval.dtype
+        self.chain, self.values, self.data, self.dtype = chain, values, data, type_of(eqn.outvars[0]).dtype
         exact = eqn.replace(params=eqn.params | {"precision": (lax.Precision.HIGHEST,) * 2})
         self.layer = chain.operation._replace(eqn=exact)
         operations = [self.layer if each is chain.operation else each for each in network.operations]

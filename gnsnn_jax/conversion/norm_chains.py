@@ -18,9 +18,8 @@ import numpy as np
 from jax import lax
 from jax.extend.core import JaxprEqn, Primitive
 
-from gnsnn_jax._types import Array
 from gnsnn_jax.engine.graph import Network, Operation, Slot, needed
-from gnsnn_jax.engine.jaxprs import CONVOLUTIONS
+from gnsnn_jax.engine.jaxprs import CONVOLUTIONS, type_of
 from gnsnn_jax.engine.rules import is_linear
 
 MOVES = {lax.reshape_p, lax.transpose_p, lax.squeeze_p, lax.rev_p, lax.copy_p}
@@ -170,7 +169,7 @@ def _chain(flow: _Flow, operation: Operation) -> Chain | None:
 def _is_layer(operation: Operation, position: int) -> bool:
     eqn = operation.eqn
     is_one = (eqn.primitive.name in CONVOLUTIONS and position == 1) or eqn.primitive is lax.dot_general_p
-    return is_one and jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.floating)
+    return is_one and jnp.issubdtype(type_of(eqn.outvars[0]).dtype, jnp.floating)
 
 
 def _moved_leaf(flow: _Flow, slot: Slot) -> tuple[Slot, tuple[Operation, ...]] | None:
@@ -212,12 +211,13 @@ def _kind(primitive: Primitive, position: int) -> str | None:
 
 
 def _shape(eqn: JaxprEqn, position: int) -> tuple[int, ...]:
-    return eqn.invars[position].aval.shape
+    return type_of(eqn.invars[position]).shape
 
 
 def _norms(flow: _Flow, steps: Sequence[Step]) -> tuple[int, list[Factor]]:
     """So many steps as the last norm ends after, and the factors of all norms; 0 without any."""
-    last, found = 0, []
+    last = 0
+    found: list[Factor] = []
     for at, step in enumerate(steps):
         if step.kind == "scale" and flow.has_root(step.by):
             end, factors = _norm(flow, steps, at)
@@ -273,7 +273,7 @@ def is_move(operation: Operation) -> bool:
     eqn = operation.eqn
     if eqn.primitive is lax.broadcast_in_dim_p:
         return math.prod(_shape(eqn, 0)) == math.prod(operation.shape)
-    between_floats = all(jnp.issubdtype(each.aval.dtype, jnp.floating) for each in (eqn.invars[0], eqn.outvars[0]))
+    between_floats = all(jnp.issubdtype(type_of(each).dtype, jnp.floating) for each in (eqn.invars[0], eqn.outvars[0]))
     return len(eqn.invars) == 1 and (
         eqn.primitive in MOVES or (eqn.primitive is lax.convert_element_type_p and between_floats)
     )
@@ -284,7 +284,7 @@ def _repeats(operation: Operation) -> bool:
 
 
 # The operand at a position, given the output y and all operands as far as they are known.
-INVERSES: dict[Primitive, Callable[[Array, Sequence[Any], int, dict], Array]] = {
+INVERSES: dict[Primitive, Callable[[np.ndarray, Sequence[Any], int, dict], np.ndarray]] = {
     lax.add_p: lambda y, known, at, _: y - known[1 - at],
     lax.sub_p: lambda y, known, at, _: known[0] - y if at else y + known[1],
     lax.mul_p: lambda y, known, at, _: y / known[1 - at],
@@ -293,28 +293,29 @@ INVERSES: dict[Primitive, Callable[[Array, Sequence[Any], int, dict], Array]] = 
     lax.max_p: lambda y, *_: y,
     lax.rsqrt_p: lambda y, *_: 1 / y**2,
     lax.sqrt_p: lambda y, *_: y**2,
-    lax.square_p: lambda y, *_: jnp.sqrt(y),
-    lax.exp_p: lambda y, *_: jnp.log(y),
+    lax.square_p: lambda y, *_: np.sqrt(y),
+    lax.exp_p: lambda y, *_: np.log(y),
     lax.integer_pow_p: lambda y, known, at, params: y ** (1 / params["y"]),
-    lax.pow_p: lambda y, known, at, _: jnp.log(y) / jnp.log(known[0]) if at else y ** (1 / known[1]),
+    lax.pow_p: lambda y, known, at, _: np.log(y) / np.log(known[0]) if at else y ** (1 / known[1]),
 }
 
 
-def operand_for(y: Array, operation: Operation, operands: Sequence[Any], at: int) -> Array:
-    """What the operand at a position must be for an operation to give `y`; all other operands are given."""
+def operand_for(y: np.ndarray, operation: Operation, operands: Sequence[Any], at: int) -> np.ndarray:
+    """What the operand at a position must be for an operation to give `y`; not finite where it cannot."""
     eqn = operation.eqn
     if _repeats(operation):
         return undone(operation, y)
-    return shrunk(INVERSES[eqn.primitive](y, operands, at, eqn.params), _shape(eqn, at))
+    with np.errstate(all="ignore"):
+        return shrunk(INVERSES[eqn.primitive](y, operands, at, eqn.params), _shape(eqn, at))
 
 
-def undone(operation: Operation, x: Array) -> Array:
+def undone(operation: Operation, x: np.ndarray) -> np.ndarray:
     """What a move makes `x` from; of a value that is repeated the first."""
     eqn = operation.eqn
     if eqn.primitive is lax.transpose_p:
         return x.transpose(np.argsort(eqn.params["permutation"]))
     if eqn.primitive is lax.rev_p:
-        return lax.rev(x, eqn.params["dimensions"])
+        return np.flip(x, eqn.params["dimensions"])
     if eqn.primitive is lax.broadcast_in_dim_p:
         kept = eqn.params["broadcast_dimensions"]
         x = first_along(x, [axis for axis in range(x.ndim) if axis not in kept])
@@ -322,12 +323,12 @@ def undone(operation: Operation, x: Array) -> Array:
     return x.reshape(_shape(eqn, 0))
 
 
-def first_along(x: Array, axes: Sequence[int]) -> Array:
+def first_along(x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     """`x` with these axes of length 1, of which the first entries remain."""
     return x[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(x.ndim))]
 
 
-def shrunk(x: Array, shape: Sequence[int]) -> Array:
+def shrunk(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """The first entries of `x` along the axes that have length 1 in a shape of the same rank, or the first of all."""
     if not shape:
         return x.reshape(-1)[0]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -28,7 +29,7 @@ def marked(arrays: Sequence[Any], are_parameters: Sequence[bool]) -> list[Array]
 
 
 def _is_float(x: Any) -> bool:
-    return np.issubdtype(x.dtype, np.floating)
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def are_parameters(args: tuple, kwargs: Mapping[str, Any]) -> list[bool]:
