@@ -18,6 +18,7 @@ from gnsnn_jax.errors import InputError
 from gnsnn_jax.method.activations import qcfs, staircase
 from gnsnn_jax.method.calibrations import Calibration, offset_spikes
 from gnsnn_jax.method.neurons import GroupNeuron, Neuron, group_neuron, integrate_and_fire, run
+from gnsnn_jax.method.neurons.signed_memory import signed_memory_neuron
 from gnsnn_jax.xla.convolution import use_fast_convolutions
 
 if TYPE_CHECKING:  # what `__getattr__` finds
@@ -55,6 +56,7 @@ __all__ = [
     "qcfs",
     "run",
     "save_weights",
+    "signed_memory_neuron",
     "sites",
     "staircase",
     "stop_when",

@@ -14,28 +14,42 @@ from gnsnn_jax.dtypes import at_least_single
 from gnsnn_jax.errors import InputError, at_least_one
 
 SLIGHTLY_LESS = 1 - 2.0**-21  # than 1, by more than float32 loses in a division and a product
+SLIGHTLY_MORE = 1 + 2.0**-21
 
 
-def staircase(x: Float[Array, "*shape"], unit: Float[Array, "..."] | float, levels: int) -> Float[Array, "*shape"]:
+def staircase(
+    x: Float[Array, "*shape"], unit: Float[Array, "..."] | float, levels: int, signed: bool = False
+) -> Float[Array, "*shape"]:
     """Rounds down to a whole number of units, at least 0 and at most `levels`.
 
-        y = u clip(floor(x / u), 0, n),   u = unit, n = levels
+        y = u clip(floor(x / u), l, n),   u = unit, n = levels,   l = -n if signed else 0
 
-    `x` [...] and `unit` [] or of any shape that broadcasts to x's share one unit; u > 0. An x that
-    equals k u, as float32 computes it, is on step k. The gradient passes straight through the floor
+    An x that equals k u, as float32 computes it, is on step k. The gradient passes straight through the floor
     between the first and the last half step:
 
-        dy/dx = 1,   dy/du = (y - x) / u   for u/2 <= x <= (n + 1/2) u
-        dy/dx = 0,   dy/du = n above, 0 below
+        dy/dx = 1,   dy/du = (y - x) / u   for (l + 1/2) u <= x <= (n + 1/2) u
+        dy/dx = 0,   dy/du = n above, l below
 
-    which makes it the rectangular surrogate gradient of a spike (width u around the threshold) for
-    n = 1, and the gradient of `qcfs` for any n. Raises InputError for levels < 1 or a unit that
-    does not broadcast.
+    which makes it the rectangular surrogate gradient of a spike (width u around the threshold) for l = 0 and
+    n = 1, and the gradient of `qcfs` for l = 0 and any n.
+
+    Args:
+        x: [...].
+        unit: u > 0 in the unit of x, [] or any shape that broadcasts to that of x.
+        levels: n, at least 1.
+        signed: whether there are as many steps below 0 as above it.
+
+    Returns:
+        y [...] in the dtype of x, computed in float32 or wider.
+
+    Raises:
+        InputError: for levels < 1 or a unit that does not broadcast.
+        TypeError: for levels that are no integer or an x that is not floating point.
     """
     levels = at_least_one("levels", levels)
     x = floating("x", x)
     wide, unit = _widen(x, unit, "unit")
-    return _staircase(wide, unit, levels).astype(x.dtype)
+    return _staircase(wide, unit, levels, signed).astype(x.dtype)
 
 
 def qcfs(x: Float[Array, "*shape"], threshold: Float[Array, "..."] | float, levels: int) -> Float[Array, "*shape"]:
@@ -45,9 +59,19 @@ def qcfs(x: Float[Array, "*shape"], threshold: Float[Array, "..."] | float, leve
         dy/dx = 1,   dy/dtheta = (y - x) / theta   for 0 <= x <= theta
         dy/dx = 0,   dy/dtheta = 1 above, 0 below
 
-    `x` [...]; `threshold` [] or [C] or any shape that broadcasts to x's, > 0, in the unit of x.
-    Computed in float32 at least, returned in the dtype of x. Raises InputError for levels < 1 or a
-    threshold that does not broadcast. Bu et al. 2022, arXiv 2303.04347.
+    Args:
+        x: [...].
+        threshold: theta > 0 in the unit of x, [] or [C] or any shape that broadcasts to that of x.
+        levels: L, at least 1.
+
+    Returns:
+        y [...] in the dtype of x, computed in float32 or wider.
+
+    Raises:
+        InputError: for levels < 1 or a threshold that does not broadcast.
+        TypeError: for levels that are no integer or an x that is not floating point.
+
+    Bu et al. 2022, arXiv 2303.04347.
     """
     levels = at_least_one("levels", levels)
     x = floating("x", x)
@@ -56,6 +80,7 @@ def qcfs(x: Float[Array, "*shape"], threshold: Float[Array, "..."] | float, leve
 
 
 def floating(name: str, x: Array) -> Array:
+    """x as an array; TypeError if it is not floating point."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{name} must be floating point, got {x.dtype}; cast it with .astype(jnp.float32)")
@@ -82,36 +107,43 @@ def align(size: Array, shape: tuple[int, ...], name: str) -> Array:
     return size.reshape((1,) * (len(shape) - size.ndim) + size.shape)
 
 
-def _steps_below(x: Array, unit: Array, levels: int) -> Array:
-    """The largest k in 0..levels with k u <= x, exactly, however a compiler rounds the quotient; NaN for NaN.
+def _steps_below(x: Array, unit: Array, levels: int, signed: bool) -> Array:
+    """The largest k <= levels with k u <= x, and at least 0 or -levels, exactly, however a compiler rounds the
+    quotient; NaN for NaN.
 
     The quotient is taken a little too small: by more than its own rounding, yet by less than one in
     `LARGEST_COUNT`. So its floor is that k or one less, and one comparison tells which.
     """
-    if levels == 1:
+    if levels == 1 and not signed:
         return jnp.where(jnp.isnan(x), x, (x >= unit).astype(x.dtype))
-    k = jnp.floor(x * (SLIGHTLY_LESS / unit))
+    too_small = jnp.where(x < 0, SLIGHTLY_MORE, SLIGHTLY_LESS).astype(x.dtype) if signed else SLIGHTLY_LESS
+    k = jnp.floor(x * (too_small / unit))
     is_next = (k + 1) * unit <= x
-    return jnp.clip(k + is_next.astype(x.dtype), 0, levels)
+    return jnp.clip(k + is_next.astype(x.dtype), _lowest(levels, signed), levels)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _staircase(x: Array, unit: Array, levels: int) -> Array:
-    return unit * _steps_below(x, unit, levels)
+def _lowest(levels: int, signed: bool) -> int:
+    return -levels if signed else 0
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _staircase(x: Array, unit: Array, levels: int, signed: bool = False) -> Array:
+    return unit * _steps_below(x, unit, levels, signed)
 
 
 @_staircase.defjvp
-def _staircase_jvp(levels, primals, tangents):
+def _staircase_jvp(levels, signed, primals, tangents):
     (x, unit), (x_dot, unit_dot) = primals, tangents
-    y = _staircase(x, unit, levels)
+    y, lowest = _staircase(x, unit, levels, signed), _lowest(levels, signed)
     above = x > (levels + 0.5) * unit
-    return y, _through_floor(x_dot, unit_dot, (y - x) / unit, x < unit / 2, above, levels)
+    slope, below = (y - x) / unit, x < (unit / 2 if lowest == 0 else (lowest + 0.5) * unit)
+    return y, _through_floor(x_dot, unit_dot, slope, below, above, levels, lowest)
 
 
-def _through_floor(x_dot, size_dot, slope, below, above, top):
-    """The tangent of a staircase: straight through inside, the top step above, nothing below."""
+def _through_floor(x_dot, size_dot, slope, below, above, top, bottom=0):
+    """The tangent of a staircase: straight through inside, the top step above, the bottom step below."""
     inside = x_dot + slope * size_dot
-    return jnp.where(below, 0, jnp.where(above, top * size_dot, inside))
+    return jnp.where(below, bottom * size_dot if bottom else 0, jnp.where(above, top * size_dot, inside))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -15,22 +15,31 @@ from gnsnn_jax.method.neurons.base import Neuron
 PACKAGE = __name__.partition(".")[0]
 DEEPEST = 16  # levels of lists and values within each other
 T = TypeVar("T")
-_WORDS = {Neuron: "neuron", Calibration: "calibration"}
+_WORDS: dict[Any, str] = {Neuron: "neuron", Calibration: "calibration"}
 
 
 def to_json(value: Neuron | Calibration) -> dict[str, Any]:
     """Its class and fields, as JSON holds them: {"kind": "GroupNeuron", "members": 8}.
 
-    Raises InputError for a field that is no number, text, truth value or None, nor a sequence of them, nor
-    another neuron or calibration.
+    A field with {"omit_default": True} as its metadata is left out where it has its default, so that a class can
+    get new fields and its stored values stay as they were.
+
+    Args:
+        value: a neuron or calibration, a dataclass.
+
+    Returns:
+        A dictionary of what JSON holds, for `from_json`.
+
+    Raises:
+        InputError: for a field that is not a number, text, truth value or None, nor a sequence of them, nor
+            another neuron or calibration.
     """
     kind = kind_of(type(value))
-    return {"kind": kind} | {
-        each.name: _plain(getattr(value, each.name), f"{each.name} of {kind}") for each in _arguments(type(value))
-    }
+    stored = [each for each in _arguments(type(value)) if not _is_left_out(each, getattr(value, each.name))]
+    return {"kind": kind} | {each.name: _plain(getattr(value, each.name), f"{each.name} of {kind}") for each in stored}
 
 
-def from_json(about: Any, base: type[T] = object) -> T:
+def from_json(about: Any, base: type[T] = object) -> T:  # type: ignore[assignment]
     """The neuron or calibration that `to_json` described.
 
     Only classes that are imported are known; none is imported because a file names it.
@@ -76,7 +85,7 @@ def _class_of(kind: str, base: type) -> type:
     return known[kind]
 
 
-def _subclasses(cls: type) -> Iterator[type]:
+def _subclasses(cls: Any) -> Iterator[type]:
     """All below it, what was defined last in the end."""
     for each in cls.__subclasses__():
         yield each
@@ -85,6 +94,10 @@ def _subclasses(cls: type) -> Iterator[type]:
 
 def _arguments(cls: type) -> list[dataclasses.Field]:
     return [each for each in dataclasses.fields(cls) if each.init]
+
+
+def _is_left_out(field: dataclasses.Field, value: Any) -> bool:
+    return bool(field.metadata.get("omit_default")) and value == field.default
 
 
 def _check_names(cls: type, given: Mapping[str, Any]) -> None:

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from gnsnn_jax.method.neurons.base import Neuron
 from gnsnn_jax.method.neurons.group import GroupNeuron, group_neuron, integrate_and_fire
 from gnsnn_jax.method.neurons.run import run
+from gnsnn_jax.method.registry import union
 
 __all__ = ["NEURONS", "GroupNeuron", "Neuron", "group_neuron", "integrate_and_fire", "run"]
 
-# What a method's name stands for, given the number of members that group neurons have.
-NEURONS: dict[str, Callable[[int], Neuron]] = {
-    "if": lambda members: integrate_and_fire(),
-    "gn": group_neuron,
-}
+# What a method's name stands for, given the number of members that group neurons have: the union of the
+# dictionaries NEURONS in the files of this folder.
+NEURONS: dict[str, Callable[[int], Neuron]] = union(__name__, __path__, "NEURONS")

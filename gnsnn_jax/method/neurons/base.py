@@ -39,16 +39,25 @@ class Neuron(ABC):
                 return charged - spikes, spikes
 
     Its fields are what sets two neurons apart: equal ones compile once. The state is any tree of arrays whose
-    leading axes are `shape`. `members` is the most units, threshold / members each, that one step can emit: 1
-    unless the subclass sets `members`, as an attribute or a field.
+    leading axes are `shape`. One step emits a whole number of units, threshold / members each: at least `lowest`
+    and at most `members` of them.
+
+    Attributes:
+        members: the most units that one step can emit; 1 by default.
+        signed: whether a step can emit negative units, down to -members; False by default.
+
+    A subclass sets them as attributes of the class or as fields.
     """
 
     if TYPE_CHECKING:
 
         @property
         def members(self) -> int: ...
+        @property
+        def signed(self) -> bool: ...
     else:
         members = 1
+        signed = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Neuron:
         if cls is Neuron:
@@ -81,25 +90,81 @@ class Neuron(ABC):
         """
 
     def unit(self, threshold: Array) -> Array:
-        """The size of one spike: threshold / members."""
+        """The size of one spike: threshold / members.
+
+        Args:
+            threshold: [] or [C].
+
+        Returns:
+            [] or [C], as the threshold.
+        """
         return threshold / self.members
 
-    def potential(self, state: Any) -> Array:
-        """The membrane potential [...] within a state: the state itself if it is an array, or its `potential`.
+    @property
+    def lowest(self) -> int:
+        """The fewest units that one step can emit: 0, or -members if `signed`."""
+        return -self.members if self.signed else 0
 
-        Raises TypeError for a state without one.
+    def least_output(self, state: Any, unit: Array) -> Array | int:
+        """The least output that the step after `state` can have: `lowest` units.
+
+        Calibrations ask for it: a step that emitted more could have emitted one unit less. A neuron overrides it
+        where it depends on the state.
+
+        Args:
+            state: before the step.
+            unit: what `unit` returned, aligned to the outputs.
+
+        Returns:
+            A number or an array that broadcasts to the outputs.
+        """
+        return self.lowest * unit if self.signed else 0
+
+    def potential(self, state: Any) -> Array:
+        """The membrane potential within a state: the state itself if it is an array, or its `potential`.
+
+        Args:
+            state: as `init` and `step` return it.
+
+        Returns:
+            v [...].
+
+        Raises:
+            TypeError: for a state without one.
         """
         return state if _is_array(state) else _part_of(self, state)
 
     def with_potential(self, state: Any, potential: Array) -> Any:
-        """The state with another membrane potential; the counterpart of `potential`, and overridden with it."""
+        """The state with another membrane potential; the counterpart of `potential`, and overridden with it.
+
+        Args:
+            state: as `init` and `step` return it.
+            potential: v [...].
+
+        Returns:
+            A state of the same structure.
+
+        Raises:
+            TypeError: for a state without a potential.
+        """
         if _is_array(state):
             return potential
         _part_of(self, state)
         return _replace(state, potential)
 
     def count(self, outputs: Float[Array, "*shape"], threshold: Float[Array, "..."] | float) -> Int[Array, "*shape"]:
-        """How many spikes of one unit each output is: round(|y| members / threshold), int32."""
+        """How many spikes of one unit each output is, negative ones included: round(|y| members / threshold).
+
+        Args:
+            outputs: y [...].
+            threshold: [] or [C].
+
+        Returns:
+            int32 [...].
+
+        Raises:
+            InputError: for a threshold that does not broadcast.
+        """
         dtype = at_least_single(outputs.dtype)
         unit = align(self.unit(jnp.asarray(threshold, dtype)), outputs.shape, "threshold")
         return jnp.round(jnp.abs(outputs.astype(dtype)) / unit).astype(jnp.int32)
@@ -121,5 +186,5 @@ def _part_of(neuron: Neuron, state: Any) -> Array:
 
 def _replace(state: Any, potential: Array) -> Any:
     if dataclasses.is_dataclass(state):
-        return dataclasses.replace(state, potential=potential)
+        return dataclasses.replace(state, potential=potential)  # type: ignore[type-var]
     return state._replace(potential=potential)

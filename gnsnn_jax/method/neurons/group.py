@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gnsnn_jax._types import Array
 from gnsnn_jax.dtypes import at_least_single
-from gnsnn_jax.errors import at_least_one
+from gnsnn_jax.errors import at_least_one, shown
 from gnsnn_jax.method.activations import align, staircase
 from gnsnn_jax.method.neurons.base import Neuron
 
@@ -17,24 +17,33 @@ from gnsnn_jax.method.neurons.base import Neuron
 class GroupNeuron(Neuron):
     """Integrates charge and emits up to `members` units a step, keeping the remainder.
 
-        y_t = u clip(floor((v + x_t) / u), 0, m),   v <- v + x_t - y_t,   u = threshold / m,   v(0) = u/2
+        y_t = u clip(floor((v + x_t) / u), l, m),   v <- v + x_t - y_t,   u = threshold / m,   v(0) = u/2
 
+    with l = -m if signed, else 0. The mean of the outputs to T steps of a constant current x is
+    u/T clip(floor(T x / u + 1/2), l T, m T): QCFS of m T levels, which a signed neuron continues below 0.
     The state is the potential v [...], float32 or wider; `x_t` [...] and `threshold` [] or [C] share its unit.
 
     Args:
         members: m, at least 1; of one member it is the IF neuron.
+        signed: whether a step can emit down to -m units. A signed neuron encodes values of either sign.
 
     Raises:
         InputError: for members < 1.
-        TypeError: for members that are no integer.
+        TypeError: for members that are no integer and for a `signed` that is not a truth value.
 
     Lv et al. 2024, arXiv 2402.19061.
     """
 
     members: int = field()
+    signed: bool = field(default=False, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "members", at_least_one("members", self.members, "members=1 is an IF neuron"))
+        if not isinstance(self.signed, bool):
+            raise TypeError(f"signed must be True or False, got {shown(self.signed)}")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__qualname__}(members={self.members}{', signed=True' if self.signed else ''})"
 
     def init(self, threshold: Array | float, shape: tuple[int, ...]) -> Array:
         threshold = jnp.asarray(threshold)
@@ -44,23 +53,49 @@ class GroupNeuron(Neuron):
     def step(self, state: Array, x_t: Array, threshold: Array | float) -> tuple[Array, Array]:
         charged = state + x_t.astype(state.dtype)
         unit = align(self.unit(jnp.asarray(threshold, charged.dtype)), charged.shape, "threshold")
-        spikes = staircase(charged, unit, self.members)
+        spikes = staircase(charged, unit, self.members, self.signed)
         return charged - spikes, spikes
 
 
-def group_neuron(members: int) -> GroupNeuron:
-    """The neuron that integrates charge and emits up to `members` units a step: `GroupNeuron(members)`.
+def group_neuron(members: int, signed: bool = False) -> GroupNeuron:
+    """The neuron that integrates charge and emits up to `members` units a step: `GroupNeuron(members, signed)`.
 
-    Equal arguments give equal neurons. Raises InputError for members < 1. Lv et al. 2024, arXiv 2402.19061.
+    Args:
+        members: m, at least 1; of one member it is the IF neuron.
+        signed: whether a step can emit down to -m units.
+
+    Returns:
+        A neuron; equal arguments give equal ones.
+
+    Raises:
+        InputError: for members < 1.
+        TypeError: for members that are no integer and for a `signed` that is not a truth value.
+
+    Lv et al. 2024, arXiv 2402.19061.
     """
-    return GroupNeuron(members)
+    return GroupNeuron(members, signed)
 
 
-def integrate_and_fire() -> GroupNeuron:
+def integrate_and_fire(signed: bool = False) -> GroupNeuron:
     """IF neuron with soft reset: fires one threshold where the charged potential reaches it.
 
         y_t = theta [v + x_t >= theta],   v <- v + x_t - y_t,   v(0) = theta/2
 
-    The group neuron of one member. Bu et al. 2022, arXiv 2303.04347.
+    The group neuron of one member.
+
+    Args:
+        signed: whether it fires -theta where the charged potential is below 0.
+
+    Returns:
+        A neuron; equal arguments give equal ones.
+
+    Raises:
+        TypeError: for a `signed` that is not a truth value.
+
+    Bu et al. 2022, arXiv 2303.04347.
     """
-    return GroupNeuron(1)
+    return GroupNeuron(1, signed)
+
+
+# By name, given the number of members that group neurons have.
+NEURONS = {"if": lambda members: integrate_and_fire(), "gn": group_neuron}
