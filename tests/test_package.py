@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -60,9 +61,8 @@ def distributions(module: str) -> set[str]:
 
 def extra_of(node: ast.With) -> str | None:
     """The extra that a `with` statement names."""
-    call = node.items[0].context_expr
-    named = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "extra"
-    return call.args[0].value if named else None
+    calls = [item.context_expr for item in node.items if isinstance(item.context_expr, ast.Call)]
+    return next((call.args[0].value for call in calls if ast.unparse(call.func) == "extra"), None)
 
 
 def foreign_imports(tree: ast.AST, within: str | None = None):
@@ -77,10 +77,10 @@ def foreign_imports(tree: ast.AST, within: str | None = None):
         yield from foreign_imports(node, (extra_of(node) or within) if isinstance(node, ast.With) else within)
 
 
-def blocked(code: str, *allowed: str) -> subprocess.CompletedProcess:
+def blocked(code: str, *allowed: str, names: Iterable[str] = ()) -> subprocess.CompletedProcess:
     """Runs code in a process of its own, where no other third-party packages are to be imported."""
     return subprocess.run(
-        [sys.executable, "-c", BLOCK + code, " ".join(allowed)], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-c", BLOCK + code, " ".join(allowed), *names], capture_output=True, text=True, cwd=ROOT
     )
 
 
@@ -198,11 +198,12 @@ SHARED = ["flax", "orbax", "pydantic", "rich", "tomli_w"]
 SCRIPTS = {
     "train.py": [*SHARED, "matplotlib", "optax"],
     "convert.py": [*SHARED, "matplotlib"],
-    "gnsnn_jax.report.compare": ["matplotlib", "rich"],
+    "gnsnn_jax.report.compare_runs": ["matplotlib", "rich"],
     "gnsnn_jax.data.prepare": ["rich"],
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_name_what_is_missing_in_one_sentence(script):
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, script, *SCRIPTS[script]]
@@ -216,22 +217,24 @@ def test_scripts_name_what_is_missing_in_one_sentence(script):
         )
 
 
-@pytest.mark.parametrize(
-    ("code", "missing", "extra"),
-    [
-        ("gs.build", "flax", "train"),
-        ("gs.load_weights", "flax", "weights"),
-        ("gs.save_weights", "flax", "weights"),
-        ("gs.load_converted", "flax", "train"),
-    ],
-)
-def test_names_that_need_an_extra_say_so_when_they_are_used(code, missing, extra):
-    done = blocked(
-        f"import gnsnn_jax as gs\ntry:\n    {code}\nexcept gs.InputError as error:\n    print(error)", *WITH_JAX
-    )
+NAMES = {"build": "train", "load_weights": "weights", "save_weights": "weights", "load_converted": "train"}
+USE_NAMES = """
+import gnsnn_jax as gs
+
+for name in sys.argv[2:]:
+    try:
+        getattr(gs, name)
+    except gs.InputError as error:
+        print(error)
+"""
+
+
+def test_names_that_need_an_extra_say_so_when_they_are_used():
+    assert NAMES.keys() == gnsnn_jax._LAZY.keys()
+    done = blocked(USE_NAMES, *WITH_JAX, names=NAMES)
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(rf'(\w+) is not installed; pip install "gnsnn_jax\[({extra})\]" brings it\n', done.stdout)
-    assert missing in done.stdout or extra != "weights"
+    for line, named in zip(done.stdout.splitlines(), NAMES.values(), strict=True):
+        assert re.fullmatch(rf'\w+ is not installed; pip install "gnsnn_jax\[{named}\]" brings it', line)
 
 
 # What it brings.
