@@ -14,7 +14,6 @@ from gnsnn_jax.dtypes import at_least_single
 from gnsnn_jax.errors import InputError, at_least_one
 
 SLIGHTLY_LESS = 1 - 2.0**-21  # than 1, by more than float32 loses in a division and a product
-SLIGHTLY_MORE = 1 + 2.0**-21
 
 
 def staircase(
@@ -111,13 +110,14 @@ def _steps_below(x: Array, unit: Array, levels: int, signed: bool) -> Array:
     """The largest k <= levels with k u <= x, and at least 0 or -levels, exactly, however a compiler rounds the
     quotient; NaN for NaN.
 
-    The quotient is taken a little too small: by more than its own rounding, yet by less than one in
-    `LARGEST_COUNT`. So its floor is that k or one less, and one comparison tells which.
+    The quotient is taken a little too near to 0: by more than its own rounding, yet by less than one in
+    `LARGEST_COUNT`. So its floor is that k or one less for x >= 0, and that k or one more for x < 0. One
+    comparison each tells which.
     """
     if levels == 1 and not signed:
         return jnp.where(jnp.isnan(x), x, (x >= unit).astype(x.dtype))
-    too_small = jnp.where(x < 0, SLIGHTLY_MORE, SLIGHTLY_LESS).astype(x.dtype) if signed else SLIGHTLY_LESS
-    k = jnp.floor(x * (too_small / unit))
+    k = jnp.floor(x * (SLIGHTLY_LESS / unit))
+    k = k - (k * unit > x).astype(x.dtype) if signed else k
     is_next = (k + 1) * unit <= x
     return jnp.clip(k + is_next.astype(x.dtype), _lowest(levels, signed), levels)
 
