@@ -10,11 +10,14 @@ import numpy as np
 from hypothesis import strategies as st
 
 import gnsnn_jax as gs
+from gnsnn_jax.method import neurons
 
 GRAIN = 1 / 64
 
-# The shared suites run over these; whoever adds a neuron or a calibration adds it here too.
-NEURONS = [gs.integrate_and_fire(), *map(gs.group_neuron, (2, 3, 4, 8))]
+# The shared suites run over these: every neuron that has a name, and more members and signs of group neurons.
+GROUPS = [gs.group_neuron(members, signed) for signed in (False, True) for members in (1, 2, 3, 4, 8)]
+NEURONS = list(dict.fromkeys([*GROUPS, *(make(4) for make in neurons.NEURONS.values())]))
+# Whoever adds a calibration adds it here too.
 CALIBRATIONS = [gs.offset_spikes(4), gs.offset_spikes(3, passes=2)]
 
 shapes = st.lists(st.integers(1, 4), min_size=0, max_size=3).map(tuple)

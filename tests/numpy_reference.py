@@ -71,11 +71,11 @@ def fire(currents, threshold, members, probe_steps):
     return outputs
 
 
-def run_group(currents, threshold, members, start):
+def run_group(currents, threshold, members, start, signed=False):
     """Spike counts, and charged potentials in units, of a group of separate members.
 
     Each integrates the same current, the k-th fires at k units, and every spike of the group takes
-    one unit from each. `start` is in units.
+    one unit from each; the k-th of a signed group fires negatively below 1 - k units. `start` is in units.
     """
     unit = threshold / members
     potentials = [start * unit for _ in range(members)]
@@ -83,20 +83,40 @@ def run_group(currents, threshold, members, start):
     for current in currents:
         potentials = [potential + current for potential in potentials]
         charged.append(potentials[0] / unit)
-        fired = [potential >= (k + 1) * unit for k, potential in enumerate(potentials)]
-        counts.append(sum(fired))
-        potentials = [potential - sum(fired) * unit for potential in potentials]
+        fired = sum(potential >= (k + 1) * unit for k, potential in enumerate(potentials))
+        if signed:
+            fired -= sum(potential < -k * unit for k, potential in enumerate(potentials))
+        counts.append(fired)
+        potentials = [potential - fired * unit for potential in potentials]
     return counts, charged
 
 
-def offset_start(currents, threshold, members):
+def run_signed_memory(currents, threshold, start):
+    """Spike counts of a signed neuron with memory, and its potential and memory after each step.
+
+    `start` is in thresholds.
+    """
+    potential, memory = start * threshold, 0
+    counts, potentials, memories = [], [], []
+    for current in currents:
+        potential += current
+        count = 1 if potential >= threshold else -1 if potential <= -threshold and memory > 0 else 0
+        potential -= count * threshold
+        memory += count
+        counts.append(count)
+        potentials.append(potential)
+        memories.append(memory)
+    return counts, potentials, memories
+
+
+def offset_start(currents, threshold, members, signed=False):
     """The initial potential in units after one pass of calibrating offset spikes over these currents."""
-    counts, charged = run_group(currents, threshold, members, 0.5)
-    left = charged[-1] - counts[-1]
-    fired = [c - k + 1 for c, k in zip(charged, counts, strict=True) if k >= 1]
+    counts, charged = run_group(currents, threshold, members, 0.5, signed)
+    left, lowest = charged[-1] - counts[-1], -members if signed else 0
+    could_fire_less = [c - k + 1 for c, k in zip(charged, counts, strict=True) if k > lowest]
     could_fire_more = [c - k for c, k in zip(charged, counts, strict=True) if k < members]
-    if left < 0 and fired:
-        return 0.5 - max(1, min(fired) - 1 + MARGIN)
+    if left < 0 and could_fire_less:
+        return 0.5 - max(1, min(could_fire_less) - 1 + MARGIN)
     if left >= 1 and could_fire_more:
         return 0.5 + max(1, 1 + MARGIN - max(could_fire_more))
     return 0.5

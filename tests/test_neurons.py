@@ -5,32 +5,47 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy_reference
 import pytest
-from cases import CALIBRATIONS, NEURONS, dyadic, members, seeds, shapes, thresholds_for
+from cases import CALIBRATIONS, GROUPS, NEURONS, dyadic, members, seeds, shapes, thresholds_for
 from hypothesis import given
 from hypothesis import strategies as st
 
 import gnsnn_jax as gs
 
-neurons = st.sampled_from(NEURONS)
 steps = st.integers(1, 11)
+MANY = (6, 40)  # one shape, which compiles once for each neuron
 
 
 @st.composite
-def simulations(draw):
+def simulations(draw, neurons=tuple(NEURONS), shape=None):
     """A neuron, currents and a threshold whose sums are exact."""
-    neuron = draw(neurons)
+    neuron = draw(st.sampled_from(neurons))
     threshold = draw(thresholds_for(neuron.members))
-    currents = dyadic(draw(seeds), (draw(steps), *draw(shapes)), -threshold, 2 * threshold)
+    lowest = -2 * threshold if neuron.signed else -threshold
+    currents = dyadic(draw(seeds), shape or (draw(steps), *draw(shapes)), lowest, 2 * threshold)
     return neuron, currents, threshold
+
+
+def assert_equal_trees(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def neuron_by_neuron(x):
+    return np.float64(x).reshape(len(x), -1).T
+
+
+def quantised(x, unit, lowest, most):
+    """QCFS in double precision, which goes on below 0 where `lowest` does."""
+    return unit * np.clip(np.floor(np.float64(x) / unit + 0.5), lowest, most)
 
 
 @given(simulations())
 def test_charge_is_conserved(simulation):
     neuron, currents, threshold = simulation
-    outputs, potential = gs.run(neuron, currents, threshold)
-    start = neuron.init(jnp.float32(threshold), currents.shape[1:])
-    np.testing.assert_array_equal(currents.sum(0) + start, outputs.sum(0) + potential)
+    outputs, state = gs.run(neuron, currents, threshold)
+    start = neuron.potential(neuron.init(jnp.float32(threshold), currents.shape[1:]))
+    np.testing.assert_array_equal(currents.sum(0) + start, outputs.sum(0) + neuron.potential(state))
 
 
 @given(simulations())
@@ -38,16 +53,16 @@ def test_outputs_lie_on_the_lattice(simulation):
     neuron, currents, threshold = simulation
     units = gs.run(neuron, currents, threshold)[0] / (threshold / neuron.members)
     np.testing.assert_array_equal(units, jnp.round(units))
-    assert ((units >= 0) & (units <= neuron.members)).all()
+    assert ((units >= neuron.lowest) & (units <= neuron.members)).all()
 
 
 @given(simulations())
 def test_doubling_currents_and_threshold_doubles_outputs(simulation):
     neuron, currents, threshold = simulation
-    outputs, potential = gs.run(neuron, currents, threshold)
-    doubled, doubled_potential = gs.run(neuron, 2 * currents, 2 * threshold)
+    outputs, state = gs.run(neuron, currents, threshold)
+    doubled, doubled_state = gs.run(neuron, 2 * currents, 2 * threshold)
     np.testing.assert_array_equal(doubled, 2 * outputs)
-    np.testing.assert_array_equal(doubled_potential, 2 * potential)
+    np.testing.assert_array_equal(neuron.potential(doubled_state), 2 * neuron.potential(state))
 
 
 @given(simulations(), seeds)
@@ -61,14 +76,14 @@ def test_outputs_depend_on_no_later_current(simulation, seed):
 
 
 @given(simulations())
-def test_carrying_the_potential_continues_the_simulation(simulation):
+def test_carrying_the_state_continues_the_simulation(simulation):
     neuron, currents, threshold = simulation
-    cut = len(currents) // 2
-    head, potential = gs.run(neuron, currents[:cut], threshold)
-    tail, final = gs.run(neuron, currents[cut:], threshold, potential)
+    cut = (len(currents) + 1) // 2
+    head, state = gs.run(neuron, currents[:cut], threshold)
+    tail, final = gs.run(neuron, currents[cut:], threshold, state)
     whole, expected = gs.run(neuron, currents, threshold)
     np.testing.assert_array_equal(jnp.concatenate([head, tail]), whole)
-    np.testing.assert_array_equal(final, expected)
+    assert_equal_trees(final, expected)
 
 
 @given(shapes, members.flatmap(lambda m: st.tuples(st.just(m), thresholds_for(m))), seeds)
@@ -86,6 +101,151 @@ def test_group_neuron_over_time_is_qcfs_of_as_many_levels_as_units(shape, count,
     x = dyadic(seed, shape, -threshold, 2 * threshold)
     outputs, _ = gs.run(gs.group_neuron(count), jnp.broadcast_to(x, (steps, *shape)), threshold)
     np.testing.assert_array_equal(outputs.mean(0), gs.qcfs(x, threshold, count * steps))
+
+
+@given(shapes, members, st.sampled_from([1, 2, 4, 8]), seeds)
+def test_signed_group_neuron_over_time_is_qcfs_that_goes_on_below_zero(shape, count, steps, seed):
+    threshold = 0.5 * count
+    x = dyadic(seed, shape, -2 * threshold, 2 * threshold)
+    outputs, _ = gs.run(gs.group_neuron(count, signed=True), jnp.broadcast_to(x, (steps, *shape)), threshold)
+    np.testing.assert_array_equal(outputs.mean(0), quantised(x, 0.5 / steps, -count * steps, count * steps))
+
+
+@given(simulations(GROUPS, MANY))
+def test_group_neurons_spike_as_their_members_one_by_one(simulation):
+    neuron, currents, threshold = simulation
+    outputs, _ = gs.run(neuron, currents, threshold)
+    for own, found in zip(neuron_by_neuron(currents), neuron_by_neuron(outputs), strict=True):
+        counts, _ = numpy_reference.run_group(own, threshold, neuron.members, 0.5, neuron.signed)
+        np.testing.assert_array_equal(found / (threshold / neuron.members), counts)
+
+
+# The staircase of both signs.
+
+
+@given(st.sampled_from([0.3, 0.7, 3.3, 41.0, 47.0, 49.0]), st.integers(1, 9))
+def test_a_value_on_a_signed_step_is_on_that_step(unit, levels):
+    unit, steps = jnp.float32(unit), jnp.arange(-levels - 3.0, levels + 3.0)
+    for staircase in (gs.staircase, jax.jit(gs.staircase, static_argnums=(2, 3))):
+        np.testing.assert_array_equal(
+            staircase(steps * unit, unit, levels, True), jnp.clip(steps, -levels, levels) * unit
+        )
+        just_below = jnp.where(steps == 0, -jnp.finfo(jnp.float32).tiny, jnp.nextafter(steps * unit, -jnp.inf))
+        below = staircase(just_below, unit, levels, True)
+        np.testing.assert_array_equal(below, jnp.clip(steps - 1, -levels, levels) * unit)
+
+
+def test_far_signed_steps_are_exact_too():
+    steps = jnp.asarray([-(10**6), -(10**6) + 1, -999_983, -3, 999_983], jnp.float32)
+    for unit in map(jnp.float32, (0.3, 1.0, 47.0)):
+        np.testing.assert_array_equal(gs.staircase(steps * unit, unit, 10**6, True), steps * unit)
+        below = jnp.nextafter(steps[1:] * unit, -jnp.inf)
+        np.testing.assert_array_equal(gs.staircase(below, unit, 10**6, True), (steps[1:] - 1) * unit)
+
+
+@pytest.mark.parametrize("x", [jnp.inf, -jnp.inf, jnp.nan])
+def test_the_signed_staircase_of_what_is_not_finite(x):
+    for levels in (1, 3):
+        expected = np.clip(x, -levels, levels)
+        np.testing.assert_array_equal(gs.staircase(jnp.float32(x), 1.0, levels, True), expected)
+
+
+@pytest.mark.parametrize("levels", [1, 3, 4])
+@pytest.mark.parametrize("unit", [0.5, 0.7])
+def test_gradients_of_the_signed_staircase_at_and_between_the_edges(unit, levels):
+    unit = jnp.float32(unit)
+    edges = (jnp.asarray([-levels + 0.5, levels + 0.5], jnp.float32)) * unit
+    inner = (jnp.arange(-levels, levels + 1.0) + 0.25)[1:] * unit
+    x = jnp.concatenate([edges, inner, jnp.asarray([-9.0, 9.0]), jnp.nextafter(edges, edges * 2)])
+    y = gs.staircase(x, unit, levels, True)
+    of = lambda x, u: gs.staircase(x, u, levels, True)
+    by_x, by_unit = jax.vmap(jax.grad(of, argnums=(0, 1)), (0, None))(x, unit)
+    inside = (x >= edges[0]) & (x <= edges[1])
+    np.testing.assert_array_equal(by_x, inside.astype(jnp.float32))
+    expected = jnp.where(inside, (y - x) / unit, jnp.where(x > 0, levels, -levels).astype(jnp.float32))
+    np.testing.assert_allclose(by_unit, expected, atol=1e-6)
+    assert int(inside.sum()) == len(x) - 4
+
+
+# The signed neuron with memory.
+
+
+@st.composite
+def with_memory(draw, largest):
+    """A start, currents of at most so many thresholds and a threshold, sums exact."""
+    threshold = draw(thresholds_for(1))
+    currents = dyadic(draw(seeds), MANY, -largest * threshold, largest * threshold + 1 / 64)
+    return draw(st.sampled_from([0.0, 0.5])), currents, threshold
+
+
+@given(with_memory(2))
+def test_a_signed_neuron_with_memory_spikes_as_its_equations_say(case):
+    start, currents, threshold = case
+    outputs, state = gs.run(gs.signed_memory_neuron(start), currents, threshold)
+    found = zip(neuron_by_neuron(outputs), np.asarray(state.potential), np.asarray(state.memory), strict=True)
+    for own, (spikes, potential, memory) in zip(neuron_by_neuron(currents), found, strict=True):
+        counts, potentials, memories = numpy_reference.run_signed_memory(own, threshold, start)
+        np.testing.assert_array_equal(spikes / threshold, counts)
+        assert (potential, memory) == (potentials[-1], memories[-1])
+
+
+@given(with_memory(3))
+def test_memory_is_the_count_and_never_negative(case):
+    start, currents, threshold = case
+    outputs, state = gs.run(gs.signed_memory_neuron(start), currents, threshold)
+    so_far = jnp.cumsum(outputs / threshold, 0)
+    np.testing.assert_array_equal(state.memory, so_far[-1])
+    assert (so_far >= 0).all()
+
+
+@given(with_memory(1))
+def test_with_memory_the_count_is_right_at_every_step_or_one_more(case):
+    """Of currents within one threshold, by which the potential is below 0 or not."""
+    start, currents, threshold = case
+    outputs, _ = gs.run(gs.signed_memory_neuron(start), currents, threshold)
+    charge = np.cumsum(np.float64(currents), 0) / threshold + start
+    count = np.cumsum(np.float64(outputs), 0) / threshold
+    right = np.clip(np.floor(charge), 0, np.arange(1, len(currents) + 1)[:, None])
+    np.testing.assert_array_equal(count - right, (charge < count) & (count > 0))
+
+
+@given(st.sampled_from([1, 4, 12]), seeds)
+def test_with_memory_the_mean_converges_to_the_staircase_whatever_came_before(steps, seed):
+    """Where IF keeps the spikes of a short large current for ever, they are taken back."""
+    neuron, x = gs.signed_memory_neuron(), dyadic(seed, (40,), 0.0, 1.0)
+    burst = jnp.stack([jnp.ones_like(x), jnp.ones_like(x), -jnp.ones_like(x), -jnp.ones_like(x)])
+    before, state = gs.run(neuron, burst, 1.0)
+    after, _ = gs.run(neuron, jnp.broadcast_to(x, (steps, 40)), 1.0, state)
+    total = (before.sum(0) + after.sum(0)) - quantised(steps * x, 1.0, 0, steps)
+    assert ((total == 0) | (total == 1)).all()
+    assert (total[x * steps >= 1.5] == 0).all()
+
+
+@given(st.sampled_from([1, 7]), seeds)
+def test_with_memory_constant_currents_give_what_if_gives(steps, seed):
+    x = jnp.broadcast_to(dyadic(seed, (40,)), (steps, 40))
+    found, _ = gs.run(gs.signed_memory_neuron(), x, 1.0)
+    np.testing.assert_array_equal(found, gs.run(gs.integrate_and_fire(), x, 1.0)[0])
+
+
+def test_surrogate_of_both_spikes_of_a_neuron_with_memory():
+    """A rectangle around each threshold, the negative one where there is a spike to take back."""
+    neuron, x = gs.signed_memory_neuron(), jnp.asarray([-1.51, -1.5, -1.0, -0.5, -0.49, 0.49, 0.5, 1.0, 1.5, 1.51])
+    for memory, below in ((0, 0), (2, 1)):
+        state = neuron.init(jnp.float32(1), ())._replace(potential=jnp.float32(0), memory=jnp.int32(memory))
+        slope = jax.vmap(jax.grad(lambda x, state=state: neuron.step(state, x, jnp.float32(1))[1]))(x)
+        np.testing.assert_array_equal(slope, [0, below, below, below, 0, 0, 1, 1, 1, 0])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_start_that_is_not_finite_is_refused():
+    for start in (np.nan, np.inf):
+        with pytest.raises(gs.InputError, match="start must be finite"):
+            gs.signed_memory_neuron(start)
+    assert repr(gs.signed_memory_neuron(0)) == "SignedMemoryNeuron(start=0.0)"
+
+
+# More on group neurons.
 
 
 def test_group_neuron_of_one_member_is_if():
@@ -156,6 +316,9 @@ def test_bad_input_is_explained():
         gs.run(gs.integrate_and_fire(), jnp.float32(1), 1.0)
     with pytest.raises(gs.InputError, match=r"initial potential of shape \(3,\) does not broadcast"):
         gs.run(gs.integrate_and_fire(), jnp.ones((4, 2)), 1.0, jnp.ones(3))
+    for signed in ("yes", 1, None):
+        with pytest.raises(TypeError, match="signed must be True or False, got"):
+            gs.group_neuron(4, signed)
     with pytest.raises(gs.InputError, match="probe_steps must be at least 1, got 0"):
         gs.offset_spikes(0)
     with pytest.raises(gs.InputError, match="passes must be at least 1, got -1"):
@@ -176,11 +339,19 @@ def test_a_state_is_as_wide_as_what_it_is_made_of_and_never_changes(of_currents,
         threshold = jnp.asarray(2.0, of_threshold) if of_threshold else 2.0
         for neuron, steps in itertools.product(NEURONS, (1, 4, 5, 18)):
             currents = jax.ShapeDtypeStruct((steps, 6), of_currents)
-            outputs, potential = jax.eval_shape(lambda x, n=neuron: gs.run(n, x, threshold), currents)
-            assert (outputs.dtype, potential.dtype) == (currents.dtype, wide)
+            of = lambda x, start=None, n=neuron: potential_after(n, *gs.run(n, x, threshold, start))
+            assert types_of(of, currents) == [currents.dtype, wide]
             for calibration in CALIBRATIONS if steps > 3 else ():
-                of = lambda x, n=neuron, c=calibration: gs.run(n, x, threshold, c.initial(n, x, threshold))
-                assert [each.dtype for each in jax.eval_shape(of, currents)] == [currents.dtype, wide]
+                calibrated = lambda x, n=neuron, c=calibration, of=of: of(x, c.initial(n, x, threshold))
+                assert types_of(calibrated, currents) == [currents.dtype, wide]
+
+
+def potential_after(neuron, outputs, state):
+    return outputs, neuron.potential(state)
+
+
+def types_of(function, *args):
+    return [each.dtype for each in jax.eval_shape(function, *args)]
 
 
 @pytest.mark.parametrize(("of_currents", "of_threshold"), [*zip(HALF_AND_MORE, HALF_AND_MORE[::-1], strict=True)])
@@ -213,12 +384,12 @@ def counts(neuron, currents, threshold, initial=None):
 
 def desired(neuron, currents, threshold):
     """What QCFS of as many levels as the neuron can emit units makes of the mean current."""
-    most = neuron.members * len(currents)
     unit = threshold / neuron.members
-    return jnp.clip(jnp.floor(currents.sum(0) / unit + 0.5), 0, most)
+    fewest, most = neuron.lowest * len(currents), neuron.members * len(currents)
+    return jnp.clip(jnp.floor(currents.sum(0) / unit + 0.5), fewest, most)
 
 
-@given(simulations(), st.integers(1, 3))
+@given(simulations(GROUPS), st.integers(1, 3))
 def test_each_pass_of_cos_changes_a_count_by_one_towards_the_desired(simulation, passes):
     neuron, currents, threshold = simulation
     calibrate = lambda passes: gs.offset_spikes(len(currents), passes).initial(neuron, currents, threshold)
@@ -230,20 +401,51 @@ def test_each_pass_of_cos_changes_a_count_by_one_towards_the_desired(simulation,
         before = after
 
 
-@given(simulations())
+@given(simulations(GROUPS))
 def test_cos_repeated_until_nothing_changes_reaches_the_desired_count(simulation):
     neuron, currents, threshold = simulation
-    most = neuron.members * len(currents)
-    initial = gs.offset_spikes(len(currents), most).initial(neuron, currents, threshold)
+    initial = gs.offset_spikes(len(currents), 10**6).initial(neuron, currents, threshold)
     np.testing.assert_array_equal(counts(neuron, currents, threshold, initial), desired(neuron, currents, threshold))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_passes_that_cos_computes_suffice_where_a_signed_count_is_farthest_off(sign):
+    """All steps but the last emit the most against the charge that comes last."""
+    neuron, probe = gs.group_neuron(2, signed=True), 5
+    currents = sign * jnp.asarray([-100.0, 0, 0, 0, 200])[:, None]
+    wanted = desired(neuron, currents, 1.0)
+    assert abs(counts(neuron, currents, 1.0) - wanted) == 4 * (probe - 1)
+    initial = gs.offset_spikes(probe, 10**6).initial(neuron, currents, 1.0)
+    np.testing.assert_array_equal(counts(neuron, currents, 1.0, initial), wanted)
+
+
+@given(simulations(GROUPS, MANY))
+def test_one_pass_of_cos_is_that_of_the_plain_simulation(simulation):
+    neuron, currents, threshold = simulation
+    unit = threshold / neuron.members
+    initial = gs.offset_spikes(len(currents)).initial(neuron, currents, threshold)
+    start = lambda own: numpy_reference.offset_start(own, threshold, neuron.members, neuron.signed)
+    expected = [start(own) * unit for own in neuron_by_neuron(currents)]
+    np.testing.assert_allclose(initial.ravel(), expected, rtol=1e-6)
+
+
+@given(simulations((gs.signed_memory_neuron(),), MANY), st.integers(1, 3))
+def test_no_pass_of_cos_moves_a_count_with_memory_away_from_the_desired(simulation, passes):
+    neuron, currents, threshold = simulation
+    calibrate = lambda passes: gs.offset_spikes(len(currents), passes).initial(neuron, currents, threshold)
+    wanted = jnp.maximum(desired(neuron, currents, threshold), 0)
+    errors = [jnp.abs(counts(neuron, currents, threshold) - wanted)]
+    for done in range(1, passes + 1):
+        errors.append(jnp.abs(counts(neuron, currents, threshold, calibrate(done)) - wanted))
+        assert (errors[-1] <= errors[-2]).all()
 
 
 @pytest.mark.parametrize("calibration", CALIBRATIONS, ids=repr)
 @pytest.mark.parametrize("neuron", NEURONS, ids=repr)
 def test_saturated_neurons_are_left_alone(neuron, calibration):
-    currents = jnp.full((calibration.probe_steps, 7), 5.0)
+    currents = jnp.broadcast_to(jnp.asarray([5.0, -5.0]), (calibration.probe_steps, 2))
     initial = calibration.initial(neuron, currents, 1.0)
-    np.testing.assert_array_equal(initial, neuron.init(jnp.float32(1), (7,)))
+    np.testing.assert_array_equal(initial, neuron.potential(neuron.init(jnp.float32(1), (2,))))
 
 
 @pytest.mark.parametrize(

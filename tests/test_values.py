@@ -252,9 +252,18 @@ def test_spikes_are_counted(neuron, dtype, seed):
 
 def test_json_names_the_class_and_its_fields():
     assert to_json(gs.group_neuron(8)) == {"kind": "GroupNeuron", "members": 8}
+    assert to_json(gs.group_neuron(8, signed=True)) == {"kind": "GroupNeuron", "members": 8, "signed": True}
     assert to_json(gs.offset_spikes(4)) == {"kind": "OffsetSpikes", "probe_steps": 4, "passes": 1}
     assert to_json(Leaky(np.float32(0.25))) == {"kind": f"{__name__}.Leaky", "leak": 0.25}
     assert to_json(OWN[-1])["other"] == to_json(gs.offset_spikes(4))
+
+
+def test_a_field_that_a_class_got_later_is_stored_and_shown_where_it_is_not_its_default():
+    assert from_json({"kind": "GroupNeuron", "members": 8}) == gs.group_neuron(8, signed=False)
+    assert repr(gs.group_neuron(8)) == "GroupNeuron(members=8)"
+    assert repr(gs.group_neuron(8, signed=True)) == "GroupNeuron(members=8, signed=True)"
+    assert gs.group_neuron(8, signed=True) != gs.group_neuron(8)
+    assert gs.integrate_and_fire(signed=True) == gs.group_neuron(1, signed=True)
 
 
 def refused(about, match):
@@ -272,8 +281,8 @@ def test_bad_json_is_explained():
     refused({"kind": "Neuron"}, "unknown neuron")
     refused({"members": 2}, "stored as")
     refused([1], "stored as")
-    refused({"kind": "GroupNeuron"}, "GroupNeuron takes members, got none")
-    refused({"kind": "GroupNeuron", "members": 2, "more": 1}, "takes members, got members, more")
+    refused({"kind": "GroupNeuron"}, "GroupNeuron takes members, signed, got none")
+    refused({"kind": "GroupNeuron", "members": 2, "more": 1}, "takes members, signed, got members, more")
     refused({"kind": "GroupNeuron", "members": "2"}, "members must be an integer, got '2'")
     refused({"kind": "GroupNeuron", "members": 0}, "members must be at least 1")
     with pytest.raises(gs.InputError, match=r"leak of .*Leaky is a .*, which JSON does not hold"):
