@@ -277,6 +277,13 @@ def test_runs_with_and_without_energy_are_compared(tmp_path, monkeypatch):
     ]
 
 
+def test_energy_at_steps_without_an_accuracy_is_not_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_runs, "DOTS", 20)
+    other = replace(REPORT, methods=tuple(replace(each, accuracy={4: 0.5}) for each in REPORT.methods))
+    compare_runs.draw_runs({"run": other}, tmp_path / "run.png")
+    assert is_drawn(tmp_path / "run.png")
+
+
 @pytest.mark.parametrize("name", ["gnsnn_jax.report.compare", "gnsnn_jax.analysis.compare"])
 def test_names_of_the_command_that_earlier_versions_had_work(name):
     assert import_module(name).main is compare_runs.main
