@@ -41,11 +41,7 @@ def _checked(path: Path, arrays: Mapping[str, np.ndarray], prefix: str) -> Split
         raise InputError(
             f"{printable(path)} holds {listed(arrays) or 'nothing'}, but {prefix}images and {prefix}labels are wanted"
         )
-    kinds = (
-        np.issubdtype(images.dtype, np.floating) or images.dtype == np.uint8,
-        np.issubdtype(labels.dtype, np.integer),
-    )
-    if images.ndim != 4 or labels.shape != images.shape[:1] or not all(kinds) or not images.size or labels.min() < 0:
+    if not _are_images(images) or not _are_labels(labels, len(images)):
         raise InputError(
             f"{printable(path)}: {prefix}images must be [N, H, W, C] in uint8 or floating point, none of them 0, and "
             f"{prefix}labels [N] integers from 0, got {images.dtype}{list(images.shape)} and "
@@ -59,6 +55,15 @@ def _checked(path: Path, arrays: Mapping[str, np.ndarray], prefix: str) -> Split
     images = _in_float32(images) if images.dtype != np.uint8 else images
     check_finite(images, f"the {prefix}images of {printable(path)}")
     return Split(images, labels.astype(np.int32))
+
+
+def _are_images(array: np.ndarray) -> bool:
+    is_pixel = array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)
+    return array.ndim == 4 and array.size > 0 and is_pixel
+
+
+def _are_labels(array: np.ndarray, count: int) -> bool:
+    return array.shape == (count,) and np.issubdtype(array.dtype, np.integer) and not (array < 0).any()
 
 
 def _in_float32(images: np.ndarray) -> np.ndarray:

@@ -113,21 +113,26 @@ def find_folder(name: Name, directory: Path) -> Path | None:
     place = place_of(name, directory)
     if (place / INFO).is_file():
         return place
-    versions = _versions(place)
+    versions = _versions(place) or _versions_of_only_config(place, name)
     if not versions:
-        configs = [path for path in _folders(place) if _versions(path)]
-        if len(configs) > 1:
-            raise InputError(
-                f"{printable(place)} holds several configurations of {shown(name.path)}; name one of them: "
-                + listed(f"{name.path}/{path.name}" for path in configs)
-            )
-        versions = _versions(configs[0]) if configs else {}
-    if name.version and versions and name.version not in versions:
+        return None
+    if name.version and name.version not in versions:
         raise InputError(
             f"there is no version {printable(name.version)} of {shown(name.path)} in {printable(place)}; there is "
             f"{listed(versions)}"
         )
-    return versions[name.version] if name.version and versions else next(reversed(versions.values()), None)
+    return versions[name.version] if name.version else next(reversed(versions.values()))
+
+
+def _versions_of_only_config(place: Path, name: Name) -> dict[str, Path]:
+    """The versions of the one configuration of a set. Raises InputError where there are several."""
+    configs = [path for path in _folders(place) if _versions(path)]
+    if len(configs) > 1:
+        raise InputError(
+            f"{printable(place)} holds several configurations of {shown(name.path)}; name one of them: "
+            + listed(f"{name.path}/{path.name}" for path in configs)
+        )
+    return _versions(configs[0]) if configs else {}
 
 
 def _versions(place: Path) -> dict[str, Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -240,18 +241,28 @@ def _into_memory(stream: Stream, what: str) -> Split:
     """All samples of a stream, with a progress bar if that takes long."""
     split = Split(np.empty((stream.count, *stream.image_shape), np.uint8), np.empty(stream.count, np.int32))
     order = FixedOrder(stream.count, _AT_A_TIME)
-    steps = range(order.steps)
-    bar, started = progress_bar(), time.monotonic()
-    task = bar.add_task(what, total=stream.count, note="images")
-    try:
-        for step, batch in zip(steps, stream.read(order, steps), strict=True):
+    with _shown_if_long(what, stream.count) as show:
+        for step, batch in enumerate(stream.read(order, range(order.steps))):
             rows = slice(step * _AT_A_TIME, (step + 1) * _AT_A_TIME)
             for array, part in zip(split, batch, strict=True):
                 array[rows] = part[: len(array[rows])]
-            bar.update(task, completed=min(rows.stop, stream.count))
-            if not bar.live.is_started and time.monotonic() - started > _PATIENCE:
-                bar.start()
+            show(min(rows.stop, stream.count))
+    return split
+
+
+@contextmanager
+def _shown_if_long(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A function of how many images have been read, which shows a progress bar after _PATIENCE seconds."""
+    bar, started = progress_bar(), time.monotonic()
+    task = bar.add_task(what, total=total, note="images")
+
+    def show(completed: int) -> None:
+        bar.update(task, completed=completed)
+        if not bar.live.is_started and time.monotonic() - started > _PATIENCE:
+            bar.start()
+
+    try:
+        yield show
     finally:
         if bar.live.is_started:
             bar.stop()
-    return split

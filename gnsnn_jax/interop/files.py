@@ -46,11 +46,15 @@ def read_arrays(path: str | Path) -> Arrays:
     except PermissionError:
         raise
     except Exception as error:  # whatever the readers meet in a damaged file
-        reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]  # the first sentence
-        raise InputError(
-            f"{printable(path)} cannot be read ({printable(reason)}); it is damaged, of another format than its "
-            "name says, or holds Python objects besides arrays, where model.state_dict() alone is wanted"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = f"{type(error).__name__}: {error}".splitlines()[0].split(". ")[0]  # the first sentence
+    return InputError(
+        f"{printable(path)} cannot be read ({printable(reason)}); it is damaged, of another format than its "
+        "name says, or holds Python objects besides arrays, where model.state_dict() alone is wanted"
+    )
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], *, overwrite: bool = False) -> None:

@@ -34,16 +34,23 @@ def load_weights(path: str | Path, model: nn.Module) -> dict[str, Any]:
     over, empty, of the wrong shape or not finite, thresholds not positive or variances negative; it lists
     the first of each.
     """
-    arrays, names = read_arrays(path), published_by(model).names
-    matrices = {name: array for name, array in arrays.items() if array.ndim > 1 and array.size}
-    inputs = {
-        layer: matrices[f"{name}.weight"].shape[1] for layer, name in names.items() if f"{name}.weight" in matrices
-    }
+    arrays = read_arrays(path)
+    inputs = _input_channels(arrays, published_by(model).names)
     entries, structure = entries_of(model, inputs)
     wanted = [_Wanted(entry.published_names(), entry.published_shape, entry.keys[-1]) for entry in entries]
     found = _account_for(f"the weights in {printable(path)}", model, arrays, wanted, ignored=_counters(entries))
     leaves = [jnp.array(entry.from_published(array)) for entry, array in zip(entries, found, strict=True)]
     return jax.tree.unflatten(structure, leaves)
+
+
+def _input_channels(arrays: Arrays, names: Mapping[str, str]) -> dict[str, int]:
+    """The inputs of each layer by its name in Linen, where the file has its weight; `names` has the published names."""
+    weights = {layer: arrays.get(f"{name}.weight") for layer, name in names.items()}
+    return {layer: array.shape[1] for layer, array in weights.items() if _is_matrix(array)}
+
+
+def _is_matrix(array: np.ndarray | None) -> bool:
+    return array is not None and array.ndim > 1 and array.size > 0
 
 
 def save_weights(
@@ -67,7 +74,7 @@ def save_weights(
 
 def _published_arrays(variables: Mapping[str, Any], model: nn.Module, convention: Convention) -> Arrays:
     leaves = {keys_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
-    inputs = {"/".join(keys[1:-1]): leaf.shape[-2] for keys, leaf in leaves.items() if leaf.ndim > 1 and leaf.size}
+    inputs = {"/".join(keys[1:-1]): leaf.shape[-2] for keys, leaf in leaves.items() if _is_matrix(leaf)}
     entries, _ = entries_of(model, inputs)
     wanted = [_Wanted(["/".join(entry.keys)], entry.shape, entry.keys[-1]) for entry in entries]
     arrays = {"/".join(keys): leaf for keys, leaf in leaves.items()}
@@ -85,7 +92,7 @@ def _counters(entries: Sequence[Entry]) -> set[str]:
 
 
 class _Wanted(NamedTuple):
-    names: Sequence[str]  # any of these
+    names: Sequence[str]  # it may have any one of these
     shape: tuple[int, ...]
     kind: str  # the last of its keys
 
@@ -97,20 +104,28 @@ class _Wanted(NamedTuple):
 def _account_for(
     origin: str, model: nn.Module, arrays: Arrays, wanted: Sequence[_Wanted], ignored: Collection[str] = ()
 ) -> list[np.ndarray]:
-    """The wanted arrays in float32. Raises InputError unless each is there, sound, and nothing else is."""
-    chosen = [next((name for name in array.names if name in arrays), None) for array in wanted]
+    """The wanted arrays in float32, in their order.
+
+    Raises InputError where one is missing or unsound, and where an array is neither wanted nor ignored.
+    """
+    chosen = [next((name for name in each.names if name in arrays), None) for each in wanted]
     pairs = list(zip(chosen, wanted, strict=True))
-    missing = sorted(array.names[0] for name, array in pairs if name is None)
+    missing = sorted(each.names[0] for name, each in pairs if name is None)
     left_over = sorted(arrays.keys() - set(chosen) - set(ignored))
-    faults = sorted(fault for name, array in pairs if name is not None and (fault := _fault(name, arrays[name], array)))
-    if missing or left_over or faults:
-        lines = [f"missing: {listed(missing)}"] if missing else []
-        if any(name.endswith(THRESHOLDS) for name in missing):
-            lines.append(f"(a threshold may be named {' or '.join(THRESHOLDS)})")
-        lines += [f"left over: {listed(left_over)}"] if left_over else []
-        lines += [listed(faults, separator="\n  ")] if faults else []
+    faults = (_fault(name, arrays[name], each) for name, each in pairs if name is not None)
+    lines = _differences(missing, left_over, sorted(filter(None, faults)))
+    if lines:
         raise InputError("\n  ".join([f"{origin} do not fit this {type(model).__name__}:", *lines]))
     return [_float32(arrays[name]) for name in chosen]
+
+
+def _differences(missing: Sequence[str], left_over: Sequence[str], faults: Sequence[str]) -> list[str]:
+    """The lines of an error, the first names of each kind; none where there is nothing to say."""
+    lines = [f"missing: {listed(missing)}"] if missing else []
+    if any(name.endswith(THRESHOLDS) for name in missing):
+        lines.append(f"(a threshold may be named {' or '.join(THRESHOLDS)})")
+    lines += [f"left over: {listed(left_over)}"] if left_over else []
+    return lines + ([listed(faults, separator="\n  ")] if faults else [])
 
 
 def _float32(array: np.ndarray) -> np.ndarray:

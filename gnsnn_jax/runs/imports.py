@@ -90,6 +90,16 @@ def refuse_import_options(command: Namespace) -> None:
 
 
 def _config(command: Namespace) -> Config:
+    _check_options(command)
+    given = {setting: getattr(command, name) for name, setting in SETTINGS.items()}
+    if command.network:
+        levels = command.levels or OWN_LEVELS
+        given |= {"model.name": command.network, "model.levels": levels, "model.activation": "relu"}
+    return decode({}, "command line", {setting: value for setting, value in given.items() if value is not None})
+
+
+def _check_options(command: Namespace) -> None:
+    """Raises InputError for options that contradict each other, are missing, or say nothing beside the others."""
     kind, needed, meaningless = _rules(command)
     sources = [("the run", command.run), ("--weights", command.weights), ("--network", command.network)]
     named = [f"{what} {value}" for what, value in sources if value]
@@ -99,15 +109,6 @@ def _config(command: Namespace) -> Config:
         raise InputError(f"{kind} also needs {', '.join(missing)}, which it does not say")
     if given := _given(command, meaningless):
         raise InputError(f"{given} is said by {kind} itself; leave it out")
-    stated = {setting: getattr(command, name) for name, setting in SETTINGS.items()}
-    if command.network:
-        stated |= {
-            "model.name": command.network,
-            "model.levels": command.levels or OWN_LEVELS,
-            "model.activation": "relu",
-        }
-    overrides = {setting: value for setting, value in stated.items() if value is not None}
-    return decode({}, "command line", overrides)
 
 
 def _rules(command: Namespace) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
