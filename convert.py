@@ -13,7 +13,7 @@ with imports_of("convert.py", __name__):
     from gnsnn_jax.report.files import keep_report
     from gnsnn_jax.report.terminal import print_report
     from gnsnn_jax.runs.directories import Run, load_run, newest_run
-    from gnsnn_jax.runs.imports import add_import_options, import_run, keep_import, refuse_import_options
+    from gnsnn_jax.runs.imported_networks import add_import_options, import_run, keep_import, refuse_import_options
     from gnsnn_jax.runtime.command_line import (
         Parser,
         console,

@@ -319,7 +319,7 @@ for module in found:
 for before, after in zip(before, state()):
     changed = {name for name in before if before[name] != after[name]} if isinstance(before, dict) else before != after
     assert not changed, changed
-from gnsnn_jax.data.prepared import allow_many_files
+from gnsnn_jax.data.prepared_folders import allow_many_files
 from gnsnn_jax.data.streaming import FOR_PARENT, _held_back, usable_cores
 allow_many_files()
 assert usable_cores() >= 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gnsnn_jax.data.prepared import (
+from gnsnn_jax.data.prepared_folders import (
     FORMAT,
     INFO,
     PACKAGES,

@@ -16,7 +16,7 @@ from gnsnn_jax.data.arrays import check_finite, check_same_form, read_npz, resiz
 from gnsnn_jax.data.batches import Batch, Split
 from gnsnn_jax.data.images import Centre, Part, random_part, whole_image
 from gnsnn_jax.data.order import FixedOrder, share_of_process
-from gnsnn_jax.data.prepared import (
+from gnsnn_jax.data.prepared_folders import (
     Prepared,
     Records,
     default_directory,

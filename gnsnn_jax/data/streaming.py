@@ -22,7 +22,7 @@ import numpy as np
 from gnsnn_jax._types import Int
 from gnsnn_jax.data.batches import PADDING, Batch, Order
 from gnsnn_jax.data.images import Part, decode
-from gnsnn_jax.data.prepared import Records, allow_many_files
+from gnsnn_jax.data.prepared_folders import Records, allow_many_files
 from gnsnn_jax.errors import InputError, extra
 
 ROWS = 32  # samples that are decoded and handed over together: a step has several workers, and memory stays small

@@ -30,9 +30,15 @@ _OS_ERROR = re.compile(r"os_error_code='(\d{1,5})'")  # in each message of Tenso
 
 
 def save(path: Path, arrays: Any, about: Mapping[str, Any]) -> None:
-    """Writes a tree of arrays and JSON about it into a directory, all at once or not at all.
+    """Writes a checkpoint all at once or not at all; one that is there is replaced.
 
-    Raises InputError where it cannot be written.
+    Args:
+        path: the directory to make.
+        arrays: any tree of arrays.
+        about: what to say about them, as JSON holds it.
+
+    Raises:
+        InputError: where it cannot be written.
     """
     unfinished = path.absolute().with_name(f"{path.name}.unfinished")
 
@@ -49,7 +55,17 @@ def save(path: Path, arrays: Any, about: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> tuple[Any, dict[str, Any]]:
-    """Reads what `save` and `Checkpoints` wrote. Raises InputError where there is none, or where it is damaged."""
+    """Reads what `save` and `Checkpoints` wrote.
+
+    Args:
+        path: the directory of one checkpoint.
+
+    Returns:
+        The tree of arrays, in numpy, and what was said about them.
+
+    Raises:
+        InputError: where there is no checkpoint, and where it is damaged.
+    """
     if not path.is_dir():
         raise InputError(
             f"no checkpoint at {printable(path)}; train a network first, or give the directory of another run"
@@ -75,7 +91,7 @@ class Checkpoints:
 
     A checkpoint is named by its number once it is whole; until then it has another name, and is
     removed by the next run if this one is killed. What goes wrong in the background is raised as
-    InputError by the next call, and printed nowhere until the context ends.
+    InputError by the next call, and nothing is printed about it until the context ends.
     """
 
     def __init__(self, directory: Path, keep: int = 1):

@@ -93,10 +93,21 @@ def _outputs(spiking: SpikingFunction, statistics: Statistics, variables: Any, i
 
 
 def convert(model: Model, variables: Any, dataset: Dataset, method: Method, steps: int) -> ConvertedNetwork:
-    """Pairs a trained network with a method, the batch norms of ours folded.
+    """Pairs a trained network with a method; batch norms of the library's networks are folded.
 
-    Raises InputError where the variables are not those of the model, and where the outputs of a user's own
-    network do not fit the data.
+    Args:
+        model: the settings that name the network.
+        variables: its trained variables.
+        dataset: the data it was trained on.
+        method: neuron, calibration and rule for thresholds.
+        steps: the number of time-steps it runs by default.
+
+    Returns:
+        The spiking network; one of ReLUs has no thresholds yet, see `with_thresholds`.
+
+    Raises:
+        InputError: where the variables are not those of the model, and where the outputs of a user's own
+            network do not fit the data.
     """
     converted = ConvertedNetwork(
         model, dataset.num_classes, dataset.image_shape, dataset.statistics, method, steps, variables
@@ -120,8 +131,17 @@ def with_thresholds(
 ) -> list[ConvertedNetwork]:
     """One network converted by several methods, each with the thresholds that its rule finds.
 
-    From THRESHOLD_IMAGES training images by seed, without augmentation; those beyond the last full batch,
-    if there is one, are left out.
+    They are found from THRESHOLD_IMAGES training images without augmentation; those beyond the last full
+    batch, if there is one, are left out.
+
+    Args:
+        networks: equal but for their methods.
+        dataset: has the training images.
+        seed: chooses the images.
+        batch_size: images at a time.
+
+    Returns:
+        The networks in their order, with thresholds.
     """
     images = training_images(dataset, THRESHOLD_IMAGES, seed)
     search_of = lambda network: (network.method.rule, network.method.levels(network.steps), network.method.channel_axis)
@@ -176,7 +196,16 @@ def load_converted(path: str | Path) -> ConvertedNetwork:
     """Reads a converted network: `load_converted(path)(images)` gives outputs [T, B, K].
 
     A network of a user's own is the function that it was made of, with the weights that it had.
-    Raises InputError where there is none, where it is damaged, and where that function has changed.
+
+    Args:
+        path: a directory that `ConvertedNetwork.save` or convert.py wrote.
+
+    Returns:
+        The spiking network.
+
+    Raises:
+        InputError: where there is none, where it is damaged or does not fit its model, and where the user's
+            function has changed.
     """
     arrays, about = checkpoints.load(Path(path))
     if "method" not in about:

@@ -33,7 +33,7 @@ class Run(NamedTuple):
 
 
 def default_workdir(config_path: Path, time: float | None = None) -> Path:
-    """A new directory under runs/, named after the experiment and the time, which is now unless given."""
+    """A new directory under runs/, named after the experiment and the time, by default the present one."""
     moment = datetime.now() if time is None else datetime.fromtimestamp(time)
     return RUNS / f"{config_path.stem}-{moment:%Y%m%d-%H%M%S}"
 
@@ -55,8 +55,13 @@ def unfinished_run(config_path: Path) -> Path | None:
 def create_run(workdir: Path, config: Config, overwrite: bool) -> None:
     """Makes a run directory and writes the configuration into it.
 
-    Raises InputError if it holds a run already, unless `overwrite`, which sets it aside in previous-1,
-    previous-2, … within the directory: files of these names may be somebody's own.
+    Args:
+        workdir: the directory, which may exist.
+        config: the settings of the run.
+        overwrite: whether a run that it holds is moved to previous-1, previous-2, … within it; nothing is deleted.
+
+    Raises:
+        InputError: if it holds a run and `overwrite` is false, and where it cannot be written.
     """
     check_workdir(workdir, overwrite)
     try:
@@ -111,7 +116,14 @@ def newest_run(runs: Path = RUNS) -> Path:
 def load_run(directory: Path) -> Run:
     """Reads the configuration and the best checkpoint of a run.
 
-    Raises InputError for a directory that holds no run and for a damaged checkpoint.
+    Args:
+        directory: a run directory of train.py or of an import by convert.py.
+
+    Returns:
+        The directory, its configuration and the variables of the network.
+
+    Raises:
+        InputError: for a directory that holds no run, and for a damaged configuration or checkpoint.
     """
     if not directory.is_dir():
         raise InputError(f"no run directory at {printable(directory)}; give one that train.py wrote")

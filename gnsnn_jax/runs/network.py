@@ -18,7 +18,19 @@ with extra("train"):
 
 
 def build_network(settings: Model, num_classes: int, dtype: str = "float32") -> nn.Module:
-    """Builds it for data of `num_classes` classes, to compute in `dtype`. Raises InputError if it has fewer outputs."""
+    """Builds the network that settings describe.
+
+    Args:
+        settings: name, levels, thresholds and number of outputs.
+        num_classes: classes of the data.
+        dtype: the type that it computes in.
+
+    Returns:
+        A Linen module that takes normalised images [B, H, W, C].
+
+    Raises:
+        InputError: for an unknown name, and for fewer outputs than classes.
+    """
     if 0 < settings.classes < num_classes:
         raise InputError(
             f"a network of {settings.classes} classes cannot tell the {num_classes} classes of the data apart"

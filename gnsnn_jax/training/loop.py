@@ -56,7 +56,7 @@ class State(NamedTuple):
     average: Any  # of the variables; empty where none is asked for
     key: Shaped[Array, " 2"]
     metrics: Metrics  # of the epoch so far
-    is_finite: Bool[Array, ""]  # once it is not, nothing changes any more
+    is_finite: Bool[Array, ""]  # whether loss and gradient were in all steps; once false, nothing else changes
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -87,7 +87,18 @@ class Plan:
 
 
 def make_plan(config: Config, dataset: Dataset) -> Plan:
-    """Raises InputError for settings that do not fit each other, the data or the devices."""
+    """What does not change while training.
+
+    Args:
+        config: the settings.
+        dataset: the data that they name.
+
+    Returns:
+        Network, optimizer and the order of the samples.
+
+    Raises:
+        InputError: for settings that do not fit each other, the data or the devices.
+    """
     order = _order_of(config, dataset)
     schedule = make_schedule(config, order.steps_per_epoch)
     is_stream = isinstance(dataset.train, Stream)  # which crops the images as it reads them
@@ -177,9 +188,17 @@ def initial_state(plan: Plan) -> State:
 
 
 def train(plan: Plan, dataset: Dataset, state: State) -> Iterator[State]:
-    """Yields the state after each of the remaining steps; the one before is used up.
+    """Trains to the last step of a plan.
 
     All randomness follows from `config.training.seed`, whatever step the state is at.
+
+    Args:
+        plan: what `make_plan` returned.
+        dataset: the data of the plan.
+        state: where to start; its arrays are donated to the first step.
+
+    Yields:
+        The state after each of the remaining steps; its arrays are donated to the next one.
     """
     numbers = range(int(state.step), plan.steps)
     if isinstance(dataset.train, Stream):
@@ -206,7 +225,7 @@ def _take_step(plan: Plan, state: State, held: tuple[Array, ...], batch: tuple[A
 
 
 def train_step(plan: Plan, state: State, images: Shaped[Array, "k b H W C"], labels: Int[Array, "k b"]) -> State:
-    """One update with the mean gradient of k micro-batches, unless it or the loss is no number."""
+    """One update with the mean gradient of k micro-batches, unless it or the loss is NaN or infinite."""
     gradient, batch_stats, found = _gradient(plan, state, images, labels)
     updates, optimizer = plan.optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)

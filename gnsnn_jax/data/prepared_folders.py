@@ -90,7 +90,7 @@ class Prepared(NamedTuple):
 
 
 def default_directory() -> Path:
-    """Where TensorFlow Datasets keeps sets unless told."""
+    """Where TensorFlow Datasets keeps sets by default."""
     return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 

@@ -18,7 +18,7 @@ from gnsnn_jax.runtime import devices
 from gnsnn_jax.runtime.command_line import directory, file, word
 from gnsnn_jax.runtime.config import Config, decode
 
-OWN_LEVELS = "16"  # of the neurons that a user's own network gets, unless told
+OWN_LEVELS = "16"  # of the neurons that a user's own network gets by default
 
 
 def add_import_options(group: Any) -> None:
@@ -60,8 +60,15 @@ SETTINGS = {
 def import_run(command: Namespace) -> tuple[Run, Dataset]:
     """Reads the network and the data set that a command line names; writes nothing yet.
 
-    Raises InputError where an option is missing or wrong, where the weights do not fit the network,
-    where the user's function fails, and where the work directory holds a run already.
+    Args:
+        command: the options of `add_import_options`.
+
+    Returns:
+        The run, as `load_run` would read it, and its data set.
+
+    Raises:
+        InputError: where an option is missing or wrong, where the weights do not fit the network, where the
+            user's function fails, and where the work directory holds a run already.
     """
     config = _config(command)
     workdir = command.workdir or default_workdir(_path_of(command), devices.agreed_time())
@@ -84,7 +91,7 @@ def keep_import(run: Run, command: Namespace) -> None:
 
 
 def refuse_import_options(command: Namespace) -> None:
-    """Raises InputError for options that say nothing beside a run."""
+    """Raises InputError for options that have no meaning for a run of train.py."""
     if given := _given(command, (*SETTINGS, "workdir")):
         raise InputError(f"{given} only means something beside a file of weights; give it with --weights or --network")
 
@@ -99,7 +106,7 @@ def _config(command: Namespace) -> Config:
 
 
 def _check_options(command: Namespace) -> None:
-    """Raises InputError for options that contradict each other, are missing, or say nothing beside the others."""
+    """Raises InputError for options that contradict each other, are missing, or have no meaning with the others."""
     kind, needed, meaningless = _rules(command)
     sources = [("the run", command.run), ("--weights", command.weights), ("--network", command.network)]
     named = [f"{what} {value}" for what, value in sources if value]
@@ -112,7 +119,7 @@ def _check_options(command: Namespace) -> None:
 
 
 def _rules(command: Namespace) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """The option that names the network, those it needs beside it, and those that say nothing beside it."""
+    """The option that names the network, those that it needs, and those that it makes meaningless."""
     if command.network:
         return "--network", ("dataset",), ("model", "classes")
     return "--weights", ("model", "levels", "dataset"), ()
