@@ -21,11 +21,6 @@ from gnsnn_jax.method.neurons import GroupNeuron, Neuron, group_neuron, integrat
 from gnsnn_jax.method.neurons.signed_memory import signed_memory_neuron
 from gnsnn_jax.xla.convolution import use_fast_convolutions
 
-if TYPE_CHECKING:  # what `__getattr__` finds
-    from gnsnn_jax.interop.weights import load_weights, save_weights
-    from gnsnn_jax.models import build
-    from gnsnn_jax.runs.converted import load_converted
-
 # Names that need an extra, which are imported when they are first used: the others need nothing but jax and numpy.
 _LAZY = {
     "build": "gnsnn_jax.models",
@@ -66,10 +61,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if TYPE_CHECKING:
+    from gnsnn_jax.interop.weights import load_weights, save_weights
+    from gnsnn_jax.models import build
+    from gnsnn_jax.runs.converted import load_converted
+else:  # hidden from type checkers, for which any name would exist
+
+    def __getattr__(name: str) -> Any:
+        if name in _LAZY:
+            return getattr(import_module(_LAZY[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -249,6 +249,9 @@ def declared() -> dict[str, str]:
 
 def test_names_that_load_late_are_those_that_type_checkers_see():
     assert declared() == gnsnn_jax._LAZY
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    seen = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert "__getattr__" not in seen, "with it, every misspelt name has a type"
     assert len(gnsnn_jax.__all__) == len(set(gnsnn_jax.__all__))
     assert set(gnsnn_jax.__all__) <= set(dir(gnsnn_jax))
 
