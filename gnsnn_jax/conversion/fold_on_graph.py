@@ -102,7 +102,7 @@ def _ratio(one: Array, other: Array) -> np.ndarray:
 
 
 def _widened(x: Any) -> Any:
-    return jnp.asarray(x, at_least_single(x.dtype)) if _is_floating(x) else x
+    return jnp.asarray(x, at_least_single(jnp.result_type(x))) if _is_floating(x) else x
 
 
 def _is_floating(x: Any) -> bool:
