@@ -232,6 +232,20 @@ def test_calibrations_take_own_neurons_and_say_where_there_is_no_potential():
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("neuron", [Counting(4), gs.signed_memory_neuron()], ids=repr)
+def test_a_network_of_trees_as_states_runs_in_chunks_and_stops_early(neuron):
+    weights, x = dyadic(3, (5, 5), -1, 1), dyadic(4, (16, 5))
+    network = lambda weights, x: gs.qcfs(gs.qcfs(x @ weights, 2.0, 8) @ weights, 2.0, 8) @ weights
+    snn = lambda chunk: gs.to_spiking(network, neuron, steps=6, chunk=chunk, calibration=gs.offset_spikes(3))
+    outputs = np.asarray(snn(None)(weights, x))
+    np.testing.assert_array_equal(snn(2)(weights, x), outputs)
+    answers = gs.stop_when(0.9)(snn(2))(weights, x)
+    taken = answers.latency - 3
+    assert len(set(taken)) > 1
+    np.testing.assert_allclose(answers.outputs, outputs.cumsum(0)[taken - 1, np.arange(16)], atol=1e-5)
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_a_state_of_another_structure_is_explained():
     with pytest.raises(gs.InputError, match="initial must be a potential or a state of structure"):
         gs.run(gs.group_neuron(2), dyadic(0, (2, 3)), 1.0, (jnp.zeros(3), jnp.zeros(3)))

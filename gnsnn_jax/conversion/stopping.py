@@ -166,7 +166,7 @@ def _take(tree: Any, places: Array) -> Any:
 
 
 def _check_batched(samples: int, outputs: Array, potentials: list[Array]) -> None:
-    shapes = [outputs.shape, *(potential.shape for potential in potentials)]
+    shapes = [outputs.shape, *(leaf.shape for leaf in jax.tree.leaves(potentials))]
     wrong = [shape for shape in shapes if not shape or shape[0] != samples]
     if wrong:
         raise InputError(
