@@ -60,6 +60,8 @@ RELUS = {
     "lax.max": lambda x: jax.lax.max(x, jnp.zeros(x.shape)),
     "clip from 0": lambda x: jnp.clip(x, min=0),
     "clip to infinity": lambda x: jnp.clip(x, 0, jnp.inf),
+    "where": lambda x: jnp.where(x > 0, x, 0),
+    "product with a mask": lambda x: x * (x > 0).astype(x.dtype),
     "with its own gradient": relu_of_the_users_own,
 }
 BOUND = jnp.full((1, 3), THRESHOLD)
@@ -73,6 +75,7 @@ CLIPS = {
     "minimum of maximum": lambda x: jnp.minimum(jnp.maximum(x, 0), 2.0),
     "maximum of minimum": lambda x: jnp.maximum(jnp.minimum(2.0, x), 0.0),
     "minimum of relu": lambda x: jnp.minimum(jax.nn.relu(x), 2.0),
+    "where of where": lambda x: jnp.where(x > 2, 2, jnp.where(x < 0, 0, x)),
 }
 AROUND = {
     "jit": jax.jit,
@@ -369,6 +372,59 @@ def test_thresholds_stored_by_file_and_line_are_those_of_the_same_activations(ca
     assert str(gs.verify(network, convert(values), [X])) == str(gs.verify(network, convert(present), [X]))
     with pytest.raises(gs.InputError, match=r"written\.py:999"):
         converted(network, thresholds=present | {"written.py:999": 1.0})
+
+
+@jax.custom_vjp
+def where_with_a_gradient_of_its_own(x):
+    return jnp.where(x > 0, x, 0)
+
+
+where_with_a_gradient_of_its_own.defvjp(lambda x: (where_with_a_gradient_of_its_own(x), None), lambda _, g: (g,))
+
+# Earlier versions left these as they are in front of the first neurons.
+RECOGNISED_LATER = {
+    "where": RELUS["where"],
+    "product with a mask": RELUS["product with a mask"],
+    "where of where": CLIPS["where of where"],
+    "minimum of where": lambda x: jnp.minimum(jnp.where(x > 0, x, 0), 2),
+    "with a gradient of its own": where_with_a_gradient_of_its_own,
+}
+
+
+def layer(x, activation=jax.nn.relu):
+    return activation(x @ WEIGHTS)
+
+
+class Later(nn.Module):
+    activation: callable
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.relu(nn.Dense(3)(self.activation(nn.Dense(3)(x)))))
+
+
+LATER = Later(jnp.tanh).init(jax.random.key(0), X)
+# A network with an activation at a place, and which of its activations that is.
+PLACES = {
+    "in the same function": (lambda activation: lambda x: layer(layer(layer(x, activation))), 0),
+    "in an outer function": (lambda activation: lambda x: layer(activation(layer(x))), 1),
+    "in the same module": (lambda activation: Later(activation).bind(LATER), 0),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("spelling", RECOGNISED_LATER)
+def test_what_is_recognised_since_takes_no_name_from_others(spelling, place):
+    network, at = PLACES[place]
+    before, found = names(network(jnp.tanh), X), names(network(RECOGNISED_LATER[spelling]), X)
+    assert found.pop(at) not in before
+    assert found == before
+
+
+def test_what_is_recognised_since_takes_no_former_name_from_others():
+    line, ann = here(), lambda x: jax.nn.relu(jnp.where((y := x @ WEIGHTS) > 0, y, 0) @ WEIGHTS)
+    second = names(ann, X)[1]
+    np.testing.assert_array_equal(converted(ann, thresholds={line: 2.0}), converted(ann, thresholds={second: 2.0}))
 
 
 OWN_NETWORK = """

@@ -34,7 +34,7 @@ from gnsnn_jax.conversion.converted_function import converted_function
 from gnsnn_jax.conversion.sites import Site, site_of
 from gnsnn_jax.conversion.to_spiking import SpikingFunction
 from gnsnn_jax.engine.batches import arguments_of
-from gnsnn_jax.engine.graph import Operation, Slot
+from gnsnn_jax.engine.graph import Operation, Slot, needed, reached_from
 from gnsnn_jax.engine.jaxprs import WEIGHTED, applies, bind, called_by, type_of
 from gnsnn_jax.engine.split import CONTROL_FLOW, Program, flatten
 from gnsnn_jax.engine.tracing import arrays_of, trace
@@ -448,18 +448,11 @@ class _Following:
 
     def _between(self, counting: _Counting, slot: Slot) -> list[Operation]:
         """The operations on the way to the slot, without those behind other neurons or weights."""
-        reached, path = {self.source}, []
-        for operation in counting.program.timed:
-            enters = not operation.is_activation and operation.outputs not in counting.layers
-            if enters and not reached.isdisjoint(operation.inputs):
-                reached.update(operation.outputs)
-                path.append(operation)
-        needed, kept = {slot}, []
-        for operation in reversed(path):
-            if not needed.isdisjoint(operation.outputs):
-                needed.update(operation.inputs)
-                kept.append(operation)
-        return kept[::-1]
+        entered = [
+            each for each in counting.program.timed if not each.is_activation and each.outputs not in counting.layers
+        ]
+        reached = reached_from(entered, [self.source])
+        return needed([each for each in entered if each.reads(reached)], [slot])
 
     def _lanes(self) -> int:
         one_sample = jnp.zeros(self.shape, jnp.float32).at[0].set(1)

@@ -16,7 +16,7 @@ from gnsnn_jax.conversion.converted_function import converted_function
 from gnsnn_jax.conversion.to_spiking import SpikingFunction
 from gnsnn_jax.dtypes import sum_type, summed_over_time
 from gnsnn_jax.engine.batches import Batches
-from gnsnn_jax.engine.graph import Network, Operation, Slot, evaluate
+from gnsnn_jax.engine.graph import Operation, Slot, evaluate, reached_from
 from gnsnn_jax.engine.names import by_present_names
 from gnsnn_jax.engine.recognise import network_of
 from gnsnn_jax.engine.tracing import arrays_of, of_arrays, parted, trace
@@ -176,7 +176,7 @@ def _compare(
         right = values[operation.outputs[0]]
         alone = _run_alone(spiking, thresholds, operation, values)
         of_sites.append((_squares(trains[name], right), _squares(alone, right)))
-    reached = _reached(network, populations)
+    reached = reached_from(network.operations, {slot for each in populations for slot in each.outputs})
     predict = [slot in reached and _has_classes(right) for slot, right in zip(network.outputs, rights, strict=True)]
     hits = [_hits(*pair) for pair, predicts in zip(pairs, predict, strict=True) if predicts]
     none = _Hits(jnp.zeros(spiking.steps), jnp.zeros(()))
@@ -211,14 +211,6 @@ def _squares(train: Array, right: Array) -> _Squares:
 
 def _has_classes(output: Array) -> bool:
     return output.ndim > 1 and jnp.issubdtype(output.dtype, jnp.floating)
-
-
-def _reached(network: Network, populations: Sequence[Operation]) -> set[Slot]:
-    """What depends on the activations that became neurons."""
-    reached = {slot for population in populations for slot in population.outputs}
-    for operation in network.operations:
-        reached.update(() if reached.isdisjoint(operation.inputs) else operation.outputs)
-    return reached
 
 
 def _hits(train: Array, right: Array) -> _Hits:

@@ -1,14 +1,12 @@
 """A traced network without calls: its operations in order, and which of them are activations.
 
-An activation is a call of `qcfs`, or a cut at 0 from below: `jax.nn.relu` and `relu6` wherever they
-stand, and behind weights `maximum(x, 0)`, `clip(x, 0, a)` and their like. Before the weights such a
-cut keeps pixels or variances in range, and is no activation.
+`recognise` says what an activation is and marks them.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -64,7 +62,11 @@ class Activation(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """An equation without calls around it; one that is `absorbed` is a part of the activation after it."""
+    """An equation without calls around it; one that is `absorbed` is a part of the activation after it.
+
+    An activation that is `named_last` gets its name after all others, as earlier versions did not recognise it:
+    names that the others had are stored with thresholds.
+    """
 
     eqn: JaxprEqn
     inputs: tuple[Slot, ...]
@@ -72,10 +74,15 @@ class Operation(NamedTuple):
     origin: Origin
     activation: Activation | None = None
     absorbed: bool = False
+    named_last: bool = False
 
     @property
     def is_activation(self) -> bool:
         return self.activation is not None
+
+    def reads(self, slots: Container[Slot]) -> list[int]:
+        """The positions of its inputs that are among these slots."""
+        return [position for position, slot in enumerate(self.inputs) if slot in slots]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -135,6 +142,26 @@ def needed(operations: Sequence[Operation], wanted: Iterable[Slot]) -> list[Oper
             slots.update(operation.inputs)
             kept.append(operation)
     return kept[::-1]
+
+
+def reached_from(
+    operations: Sequence[Operation],
+    slots: Iterable[Slot],
+    passes: Callable[[Operation, list[int]], bool] = lambda operation, positions: True,
+) -> set[Slot]:
+    """The slots that depend on some slots, these among them.
+
+    Args:
+        operations: in order.
+        slots: where to start.
+        passes: whether the outputs of an operation depend on its inputs at the given positions, which are reached.
+    """
+    reached = set(slots)
+    for operation in operations:
+        positions = operation.reads(reached)
+        if positions and passes(operation, positions):
+            reached.update(operation.outputs)
+    return reached
 
 
 def _needed_or_shown(operations: Sequence[Operation], wanted: Sequence[Slot]) -> list[Operation]:

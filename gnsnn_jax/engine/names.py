@@ -21,11 +21,13 @@ def named(operations: Sequence[Operation]) -> list[Operation]:
 
     Left out is the part of the path that all layers and activations share, which is the network itself; where
     nothing remains of functions, the file stands in their place: "Block/relu", "network/relu". A name that
-    occurs again gets a number, "act1", "act1#2", in the order of evaluation, modules before functions.
+    occurs again gets a number, "act1", "act1#2", in the order of evaluation, modules before functions and those
+    `named_last` after all others.
     """
     activations, origins, shared = _activations(operations)
     names = [_name(operation, origin, shared) for operation, origin in zip(activations, origins, strict=True)]
-    by_outputs = dict(zip((each.outputs for each in activations), _numbered(names, origins), strict=True))
+    ranks = [(each.named_last, not origin.scope) for each, origin in zip(activations, origins, strict=True)]
+    by_outputs = dict(zip((each.outputs for each in activations), _numbered(names, ranks), strict=True))
     return [_with_name(each, by_outputs[each.outputs]) if each.is_activation else each for each in operations]
 
 
@@ -36,11 +38,8 @@ def by_present_names(values: Mapping[str, Any], operations: Sequence[Operation])
     if set(values) <= set(present):
         return values
     former = [_former_name(operation, origin, shared) for operation, origin in zip(activations, origins, strict=True)]
-    renamed = {
-        old: new
-        for old, new in zip(_numbered(former), present, strict=True)
-        if old not in present and new not in values
-    }
+    former = _numbered(former, [each.named_last for each in activations])
+    renamed = {old: new for old, new in zip(former, present, strict=True) if old not in present and new not in values}
     return {renamed.get(name, name): value for name, value in values.items()}
 
 
@@ -58,8 +57,9 @@ def _activations(operations: Sequence[Operation]) -> tuple[list[Operation], list
     origins = [operation.origin.inside(operation.eqn) for operation in activations]
     layers = [each.origin.inside(each.eqn) for each in operations if applies(each.eqn, WEIGHTED)]
     containers = {origin.scope[:depth] for origin in layers for depth in range(len(origin.scope) + 1)}
-    modules = _shared_depth([origin.scope for origin in (*layers, *origins)])
-    functions = _shared_depth([functions_of(origin.frames) for origin in (*layers, *origins)])
+    first = [origin for each, origin in zip(activations, origins, strict=True) if not each.named_last] or origins
+    modules = _shared_depth([origin.scope for origin in (*layers, *first)])
+    functions = _shared_depth([functions_of(origin.frames) for origin in (*layers, *first)])
     return activations, origins, _Shared(modules, functions, containers)
 
 
@@ -86,11 +86,11 @@ def _former_name(operation: Operation, origin: Origin, shared: _Shared) -> str:
     return Path(former_place_of(origin.frames) or operation.activation.kind).name
 
 
-def _numbered(names: Sequence[str], origins: Sequence[Origin] | None = None) -> list[str]:
-    """The names with a number at each that occurs again; those of modules keep theirs, whatever functions there are."""
+def _numbered(names: Sequence[str], ranks: Sequence[Any]) -> list[str]:
+    """The names with a number at each that occurs again, those of the lowest rank first."""
     taken: Counter[str] = Counter()
     numbered = list(names)
-    for index in sorted(range(len(names)), key=lambda index: bool(origins) and not origins[index].scope):
+    for index in sorted(range(len(names)), key=ranks.__getitem__):
         taken[names[index]] += 1
         if taken[names[index]] > 1:
             numbered[index] = f"{names[index]}#{taken[names[index]]}"
