@@ -82,8 +82,17 @@ def load_dataset(settings: Data, seed: int) -> Dataset:
     A set is built in; or `directory`/NAME.npz, arrays `images` [N, H, W, C] and `labels` [N], and
     `test_images` and `test_labels` where it has a test split of its own; or a folder that TensorFlow
     Datasets prepared.
-    Raises InputError for a set that is not there or not of this form, and for fractions that leave
-    a part without samples.
+
+    Args:
+        settings: the name of the set and how to split and resize it.
+        seed: decides which samples are held out, where the set has no split of its own.
+
+    Returns:
+        Training, validation and test split, in memory or on disk, and the statistics of the pixels.
+
+    Raises:
+        InputError: for a set that is not there or not of this form, and for fractions that leave a part
+            without samples.
     """
     if settings.name in DATASETS:
         return _from_arrays(settings, DATASETS[settings.name](), None, seed)
@@ -221,8 +230,7 @@ def read_in_order(split: Split | Stream, batch_size: int) -> Iterator[Batch]:
 
 
 def training_images(dataset: Dataset, count: int, seed: int) -> np.ndarray:
-    """`count` images of the training split or all, in random order by seed, cut as they are evaluated and not
-    augmented."""
+    """At most `count` images of the training split in random order by seed, cropped as for evaluation."""
     train = dataset.train
     if isinstance(train, Split):
         images = train.images

@@ -142,7 +142,9 @@ def load_best(directory: Path, model: str) -> tuple[Any, dict[str, Any]]:
     """
     best = best_checkpoint(directory)
     if not best:
-        raise InputError(f"the run {printable(directory)} has no checkpoint; train it to the end of an epoch at least")
+        raise InputError(
+            f"the run {printable(directory)} has no checkpoint; train it to the end of an epoch, or start a new run"
+        )
     variables, about = checkpoints.load(best)
     check_arrays_of(model, variables, f"the checkpoint {printable(best)}")
     return variables, about

@@ -125,7 +125,16 @@ def separated(values: Sequence[str]) -> list[str]:
 
 
 def run_script(name: str, main: Callable[[], None]) -> int:
-    """Runs a script; what the user can mend becomes one sentence and status 2, a signal 128 and its number."""
+    """Runs a script.
+
+    Args:
+        name: of the script, the first word of its messages.
+        main: what it does.
+
+    Returns:
+        The exit status: 0; 2 for an error that the user can mend, told in one sentence; 128 and the number of
+        a signal that ended it.
+    """
     try:
         main()
     except InputError as error:
@@ -158,9 +167,9 @@ def _end(message: str, status: int) -> int:
 
 
 def keep_compilations() -> None:
-    """Keeps compiled programs in the user's cache directory for the next run; where it is not to be written, nowhere.
+    """Keeps compiled programs in the user's cache directory for the next run, if that can be written.
 
-    A directory that JAX was told of, as by JAX_COMPILATION_CACHE_DIR, stays the one it uses.
+    A cache that JAX is configured to use already, such as by JAX_COMPILATION_CACHE_DIR, is left as it is.
     """
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return

@@ -185,10 +185,17 @@ class Config:
 
 
 def load_config(path: str | Path, overrides: Mapping[str, str] | None = None) -> Config:
-    """Reads a TOML file; `overrides` maps dotted names to values as written on the command line.
+    """Reads a TOML file.
 
-    Raises InputError for a file that is missing or no TOML, an unknown key and a wrong type or
-    value, each named with its neighbours.
+    Args:
+        path: the file.
+        overrides: values as written on the command line, by dotted names such as "model.levels".
+
+    Returns:
+        The configuration; settings that are not given have their defaults.
+
+    Raises:
+        InputError: for a file that is missing or not TOML, an unknown setting, and a wrong type or value.
     """
     path = Path(path)
     try:
@@ -249,7 +256,7 @@ MAY_CHANGE = ("data.directory", "data.workers", "training.save_seconds")
 
 
 def differences(one: Config, other: Config) -> list[str]:
-    """The settings in which two configurations differ, but those that change no result."""
+    """The settings in which two configurations differ, without those that change no result."""
     found = []
     for name, *_ in settings():
         section, key = name.split(".")

@@ -29,13 +29,18 @@ def add_process_options(parser: ArgumentParser) -> None:
 
 
 def start_processes(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
-    """Joins the processes of one computation, of which the first prints.
+    """Joins the processes of one computation; the first of them prints.
 
-    Nothing happens where this one is alone, or untold and computing already.
+    On TPU pods and under Slurm, Open MPI and Kubernetes the processes find each other; elsewhere all three
+    arguments are needed. Does nothing for a single process, and without arguments once JAX is in use.
 
-    On TPU pods and under Slurm, Open MPI and Kubernetes the processes find each other; elsewhere
-    each is told the address HOST:PORT of the first one, how many there are and which one it is.
-    Raises InputError where only some of the three are given, or where the processes do not meet.
+    Args:
+        coordinator: the address HOST:PORT of the first process.
+        processes: how many there are.
+        process_id: the number of this one, from 0.
+
+    Raises:
+        InputError: where only some of the three are given, or where the processes do not meet.
     """
     given = (coordinator, processes, process_id)
     is_told = any(value is not None for value in given)
