@@ -10,9 +10,10 @@ from cases import dyadic
 
 import gnsnn_jax as gs
 from gnsnn_jax.dtypes import state_type
+from gnsnn_jax.method import neurons
 
 DTYPES = ["bfloat16", "float16", "float32", "float64"]
-NEURONS = {"if": gs.integrate_and_fire(), "gn": gs.group_neuron(4)}
+NEURONS = {name: make(4) for name, make in neurons.NEURONS.items()}
 CALIBRATIONS = [None, gs.offset_spikes(2), gs.offset_spikes(3, 3)]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 every_neuron = pytest.mark.parametrize("neuron", NEURONS.values(), ids=NEURONS)
@@ -75,11 +76,12 @@ def test_potentials_have_the_widest_type(dtype, neuron, calibration, steps):
         for other in DTYPES[: 4 if dtype == "float64" else 3]:
             currents, threshold = jnp.ones((steps, 3), dtype), jnp.ones((), other)
             initial = calibration and calibration.initial(neuron, currents, threshold)
-            outputs, potential = gs.run(neuron, currents, threshold, initial)
+            outputs, state = gs.run(neuron, currents, threshold, initial)
+            potential, own = neuron.potential(state), neuron.potential(neuron.init(threshold, (3,)))
             wanted = "float64" if "float64" in (dtype, other) else "float32"
             assert (outputs.dtype, potential.dtype) == (dtype, wanted)
             assert initial is None or initial.dtype == wanted
-            assert neuron.init(threshold, (3,)).dtype == state_type(threshold, threshold)
+            assert own.dtype == state_type(threshold, threshold)
 
 
 def test_numbers_of_python_widen_nothing():

@@ -231,7 +231,6 @@ def test_calibrations_take_own_neurons_and_say_where_there_is_no_potential():
             use()
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("neuron", [Counting(4), gs.signed_memory_neuron()], ids=repr)
 def test_a_network_of_trees_as_states_runs_in_chunks_and_stops_early(neuron):
     weights, x = dyadic(3, (5, 5), -1, 1), dyadic(4, (16, 5))

@@ -123,7 +123,7 @@ def _kept(gone: Bool[np.ndarray, " B"]) -> Int[np.ndarray, " b"]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _first_chunk(stop: EarlyStop, shared: _Shared, batch: Any) -> tuple[_Sums, list[Array]]:
+def _first_chunk(stop: EarlyStop, shared: _Shared, batch: Any) -> tuple[_Sums, list[Any]]:
     outputs, potentials = stop.spiking.first_chunk(*shared.args, batch)
     _check_outputs(outputs)
     outputs = outputs[: stop.spiking.steps]
@@ -144,8 +144,8 @@ def _check_outputs(outputs: Any) -> None:
 
 @partial(jax.jit, static_argnums=0)
 def _next_chunk(
-    stop: EarlyStop, shared: _Shared, batch: Any, potentials: list[Array], before: Array, now: Array
-) -> tuple[_Sums, list[Array]]:
+    stop: EarlyStop, shared: _Shared, batch: Any, potentials: list[Any], before: Array, now: Array
+) -> tuple[_Sums, list[Any]]:
     outputs, potentials = stop.spiking.next_chunk(potentials, *shared.args, batch)
     return _judge(stop.confidence, before, now, outputs), potentials
 
@@ -165,7 +165,7 @@ def _take(tree: Any, places: Array) -> Any:
     return jax.tree.map(lambda array: array[places], tree)
 
 
-def _check_batched(samples: int, outputs: Array, potentials: list[Array]) -> None:
+def _check_batched(samples: int, outputs: Array, potentials: list[Any]) -> None:
     shapes = [outputs.shape, *(leaf.shape for leaf in jax.tree.leaves(potentials))]
     wrong = [shape for shape in shapes if not shape or shape[0] != samples]
     if wrong:

@@ -124,15 +124,15 @@ class SpikingFunction:
         program, inputs, structure = self._program(args, kwargs)
         return self._returned(structure, *self._simulate(program, inputs))
 
-    def first_chunk(self, *args) -> tuple[Any, list[Array]]:
+    def first_chunk(self, *args) -> tuple[Any, list[Any]]:
         """What a call returns of as many time-steps as go together at the start, and the potentials after them."""
         return self._one_chunk(args, self._schedule()[0] or self.chunk, None, self.calibration)
 
-    def next_chunk(self, potentials: list[Array], *args) -> tuple[Any, list[Array]]:
+    def next_chunk(self, potentials: list[Any], *args) -> tuple[Any, list[Any]]:
         """What a call returns of the `chunk` time-steps after these potentials, and the potentials after them."""
         return self._one_chunk(args, self.chunk, potentials, None)
 
-    def _one_chunk(self, args, length, potentials, calibration) -> tuple[Any, list[Array]]:
+    def _one_chunk(self, args, length, potentials, calibration) -> tuple[Any, list[Any]]:
         if any(axis is not None for axis in _array_axes(self.time_axes, args, {})):
             raise InputError("a simulation chunk by chunk takes inputs that are constant in time; leave out time_axes")
         program, inputs, structure = self._program(args, {})
@@ -255,7 +255,7 @@ def _observer(observe: Observe | Observer | None) -> Observer:
 class _State(NamedTuple):
     """What one chunk leaves to the next; without potentials the neurons start from their own."""
 
-    potentials: list[Array] | None
+    potentials: list[Any] | None
     memories: list[Any]  # of the observer
 
 
@@ -269,10 +269,10 @@ class _Simulation:
         if self.product_dtype:
             self.units = Units(program, values, self.neuron, self.product_dtype)
 
-    def start(self, potentials: list[Array] | None) -> _State:
+    def start(self, potentials: list[Any] | None) -> _State:
         return _State(potentials, [self.observer.start(operation) for operation in self.program.timed])
 
-    def initial_potentials(self) -> list[Array]:
+    def initial_potentials(self) -> list[Any]:
         return [self._initial_potential(activation) for activation in self.program.activations]
 
     def _initial_potential(self, activation: Operation) -> Any:
@@ -322,7 +322,7 @@ class _Simulation:
         (_, found, _), _ = jax.lax.scan(one_chunk, (state, room, steps), trains, length=count)
         return found
 
-    def _fire(self, currents, threshold, potential, calibration) -> tuple[Array, Array]:
+    def _fire(self, currents, threshold, potential, calibration) -> tuple[Array, Any]:
         """Runs one population from its potential, its calibrated one or its own initial one."""
         if calibration:
             potential = calibration.initial(self.neuron, currents[: calibration.probe_steps], threshold)
