@@ -52,7 +52,16 @@ def percentile(percent: float = 99.9) -> Rule:
     """The value that `percent` % of max(x, 0) do not exceed, from a histogram whose range doubles as needed.
 
     Exact to the width of a bin, 1/1024 of the largest value or less. 0 where fewer values than the rest
-    are positive. Raises InputError unless 0 < percent <= 100.
+    are positive.
+
+    Args:
+        percent: above 0 and at most 100.
+
+    Returns:
+        A rule.
+
+    Raises:
+        InputError: for a percentage outside of this range.
     """
     if not 0 < percent <= 100:
         raise InputError(f"percentile must be above 0 and at most 100, got {percent}")
@@ -113,8 +122,19 @@ def squared_error(levels: int) -> Rule:
     has its fixed points where E[x q(x)] = E[q(x)^2] for the quantised q(x) = theta/n sum_i [x >= c_i], which
     is where the error has its extremes. For group neurons n = m T, or m where one step shall suffice; for
     IF n = T. One threshold for many channels is that of all their currents together, but for channels that never
-    had a positive current. Raises InputError for levels < 1. Huang et al., "Differential Coding for Training-Free
-    ANN-to-SNN Conversion", ICML 2025.
+    had a positive current.
+
+    Args:
+        levels: n, at least 1.
+
+    Returns:
+        A rule.
+
+    Raises:
+        InputError: for levels < 1.
+        TypeError: for levels that are no integer.
+
+    Huang et al., "Differential Coding for Training-Free ANN-to-SNN Conversion", ICML 2025.
     """
     levels = at_least_one("levels", levels)
 
@@ -180,8 +200,20 @@ def balance(rate: float = BALANCING_RATE, rounds: int = BALANCING_ROUNDS) -> Rul
 
     from 0 on, c = `rate`, `rounds` times a batch. At c <= 1/2 it never passes the largest x; the more
     batches, the less is cut off, by the logarithm of their number under a normal distribution. What lies
-    behind sees the batch cut off at the new threshold. Bu, Li, Yu 2024, arXiv 2409.03368. Raises
-    InputError unless the rate is positive and rounds at least 1.
+    behind sees the batch cut off at the new threshold.
+
+    Args:
+        rate: c, positive.
+        rounds: at least 1.
+
+    Returns:
+        A rule.
+
+    Raises:
+        InputError: for a rate that is not positive and for rounds < 1.
+        TypeError: for rounds that are no integer.
+
+    Bu, Li, Yu 2024, arXiv 2409.03368.
     """
     if not rate > 0:
         raise InputError(f"the rate of balancing must be positive, got {rate}")

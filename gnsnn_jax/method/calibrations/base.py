@@ -50,4 +50,7 @@ class Calibration(ABC):
             neuron: any whose state has a potential.
             currents: x [T, ...] with T >= probe_steps, in the unit of the threshold.
             threshold: [] or [C].
+
+        Returns:
+            v(0) [...], float32 or wider.
         """
