@@ -139,6 +139,19 @@ def test_near_misses_are_not_found(code, around):
     assert [found(code, around, dtype) for dtype in DTYPES] == [[], []]
 
 
+NO_BOUNDS = [
+    "jnp.where(x > 3, 2, jnp.maximum(x, 0))",
+    "jnp.where(2 * x > 2, 2, jnp.maximum(x, 0))",
+    "jnp.minimum(jnp.maximum(x, 0), -1)",
+    "jnp.minimum(jnp.maximum(x, 0), -x)",
+]
+
+
+@pytest.mark.parametrize("code", NO_BOUNDS)
+def test_what_is_no_bound_leaves_a_relu(code):
+    assert found(code, "nothing", jnp.float32) == [("relu", None)]
+
+
 TWO_CURRENTS = {
     "a product": lambda x, y: x * (y > 0).astype(x.dtype),
     "a select": lambda x, y: jnp.where(y > 0, x, 0),
