@@ -35,19 +35,15 @@ from gnsnn_jax.conversion.sites import Site, site_of
 from gnsnn_jax.conversion.to_spiking import SpikingFunction
 from gnsnn_jax.engine.batches import arguments_of
 from gnsnn_jax.engine.graph import Operation, Slot, needed, reached_from
-from gnsnn_jax.engine.jaxprs import WEIGHTED, applies, bind, called_by, type_of
-from gnsnn_jax.engine.split import CONTROL_FLOW, Program, flatten
+from gnsnn_jax.engine.jaxprs import CONTROL_FLOW, WEIGHTED, applies, bind, called_by, type_of
+from gnsnn_jax.engine.rules import known_rule_of
+from gnsnn_jax.engine.split import SpikingNetwork, split
 from gnsnn_jax.engine.tracing import arrays_of, trace
 from gnsnn_jax.errors import InputError
 
 BUDGET = 2**37  # multiply-accumulates, for the neurons of one population that are followed to one layer
 FOLLOWED_AT_ONCE = 2**24  # values that are held
 BATCH_IN_FRONT = "the analysis takes networks in which the first axis is the batch everywhere"
-# Operations that move, scale or leave out values, and add up none.
-_REARRANGING = frozenset(
-    "mul div neg convert_element_type copy name device_put reshape broadcast_in_dim squeeze expand_dims transpose rev "
-    "slice split concatenate pad gather dynamic_slice reduce_precision optimization_barrier sharding_constraint".split()
-)
 
 
 class Layer(NamedTuple):
@@ -152,12 +148,12 @@ def shapes_of(arrays: Sequence[Any]) -> tuple[tuple[tuple[int, ...], Any], ...]:
     return tuple((tuple(array.shape), array.dtype) for array in arrays)
 
 
-def program_of(spiking: SpikingFunction, args: tuple, seen: Sequence[Any] | None = None) -> Program:
+def program_of(spiking: SpikingFunction, args: tuple, seen: Sequence[Any] | None = None) -> SpikingNetwork:
     """The operations of a converted network, those that vary in time apart from the others."""
     if spiking.time_axes is not None:
         raise InputError("the analysis takes networks whose inputs have no time axis, got time_axes; leave it out")
     traced, _ = trace(spiking.ann, args, {}, seen)
-    return flatten(traced, [False] * len(traced.jaxpr.invars), spiking.thresholds)
+    return split(traced, [False] * len(traced.jaxpr.invars), spiking.thresholds, spiking.encoders)
 
 
 def layers_at(operations: Sequence[Operation], names: Sequence[str | None]) -> list[tuple[str, Operation]]:
@@ -194,9 +190,9 @@ def _check_batch_axis(spiking: SpikingFunction, args: tuple, is_data: Sequence[b
     more = lambda array: jax.ShapeDtypeStruct((samples + 1, *array.shape[1:]), array.dtype)
     seen = [more(array) if data and array.ndim else array for array, data in zip(arrays, is_data, strict=True)]
     program = program_of(spiking, args, seen)
-    grown = [operation.shape for operation in program.activations]
+    grown = [operation.shape for operation in program.populations]
     wanted = [(samples + 1, *site.shape) for site in found.sites]
-    for layers, names in ((program.fixed, found.places.once), (program.timed, found.places.in_time)):
+    for layers, names in ((program.static, found.places.once), (program.dynamic, found.places.in_time)):
         by_name = {layer.name: layer for layer in found.layers}
         for name, operation in layers_at(layers, names):
             layer = by_name[name]
@@ -225,7 +221,7 @@ class _Layer(NamedTuple):
 class _Counting:
     """The sweeps through a program: forward for what reaches the layers, backward for what they cost."""
 
-    def __init__(self, program: Program, arrays: Sequence[Any], is_data: Sequence[bool]):
+    def __init__(self, program: SpikingNetwork, arrays: Sequence[Any], is_data: Sequence[bool]):
         self.program = program
         self.values = program.constants | dict(zip(program.inputs, arrays, strict=True))
         self.given = {slot for slot, data in zip(program.inputs, is_data, strict=True) if data}
@@ -238,7 +234,7 @@ class _Counting:
 
     def counted(self) -> Connections:
         self._forward()
-        parts: dict[str, list[Any]] = {site.activation.name: [] for site in self.program.activations}
+        parts: dict[str, list[Any]] = {site.activation.name: [] for site in self.program.populations}
         for each in self.layers.values():
             if each.layer.spiking:
                 for name, fan in self._fans(each.read, each).items():
@@ -246,7 +242,7 @@ class _Counting:
         for name, fan in self._past_weights():
             parts[name].append((fan, False))
             self.found.shortcuts += int(fan.sum())
-        for site in map(site_of, self.program.activations):
+        for site in map(site_of, self.program.populations):
             site = site._replace(shape=site.shape[1:])
             nothing = np.zeros(site.shape, np.int64)
             whole = sum((fan for fan, _ in parts[site.name]), nothing)
@@ -259,7 +255,10 @@ class _Counting:
         ]
         by_outputs = dict(zip(self.layers, names, strict=True))
         self.found.places = Places(
-            *(tuple(by_outputs.get(each.outputs) for each in part) for part in (self.program.fixed, self.program.timed))
+            *(
+                tuple(by_outputs.get(each.outputs) for each in part)
+                for part in (self.program.static, self.program.dynamic)
+            )
         )
         return self.found
 
@@ -271,7 +270,7 @@ class _Counting:
     # Forward.
 
     def _forward(self) -> None:
-        for operation in self.program.fixed:
+        for operation in self.program.static:
             reached = not self.given.isdisjoint(operation.inputs)
             if reached:
                 self._refuse_hidden(operation, applies(operation.eqn, WEIGHTED))
@@ -281,7 +280,7 @@ class _Counting:
                 self.given.update(operation.outputs)
             if not self.weights.isdisjoint(operation.inputs):
                 self.weights.update(operation.outputs)
-        for operation in self.program.timed:
+        for operation in self.program.dynamic:
             if operation.is_activation:
                 self.plain.update(operation.outputs)
                 self.spiking.update(operation.outputs)
@@ -299,12 +298,12 @@ class _Counting:
         return [self.values[slot] for slot in operation.inputs]
 
     def _timed(self, operation: Operation) -> list[Slot]:
-        return [slot for slot in operation.inputs if slot in self.program.has_time]
+        return [slot for slot in operation.inputs if slot in self.program.varying]
 
     def _keeps_apart(self, operation: Operation) -> bool:
         """Whether it adds up no two values: a fixed map too may do nothing but move them."""
         if not is_weighted(operation):
-            return operation.eqn.primitive.name in _REARRANGING
+            return known_rule_of(operation.eqn).moves
         (most,) = _bind_single(operation, self._structures(operation))
         return bool(jnp.max(most) <= 1)
 
@@ -331,7 +330,7 @@ class _Counting:
             fan_out=_whole_numbers(fan_out),
             weights=int(np.size(weights)),
             zeros=int(np.sum(np.asarray(weights) == 0)),
-            in_time=read in self.program.has_time,
+            in_time=read in self.program.varying,
             spiking=read in self.spiking,
             plain=read in self.plain,
         )
@@ -347,7 +346,7 @@ class _Counting:
         paths = self._back_from(slot, jnp.ones(shape, jnp.float32))
         counts = self._back_from(slot, layer.fan_out) if layer else paths
         cost = int(layer.fan_out.sum()) if layer else prod(shape)
-        for population in self.program.activations:
+        for population in self.program.populations:
             name = population.activation.name
             if name in paths and paths[name].max(initial=0) > 1:
                 following = _Following(self, population, slot, layer)
@@ -358,7 +357,7 @@ class _Counting:
     def _back_from(self, start: Slot, counts: Array) -> dict[str, np.ndarray]:
         """By population, how much of the counts at a slot belongs to each of its neurons."""
         arrived, found = {start: counts}, {}
-        for operation in reversed(self.program.timed):
+        for operation in reversed(self.program.dynamic):
             at_outputs = [arrived.pop(slot, None) for slot in operation.outputs]
             if all(at_output is None for at_output in at_outputs) or operation.outputs in self.layers:
                 continue
@@ -371,21 +370,21 @@ class _Counting:
                 for at_output, aval in zip(at_outputs, outs, strict=True)
             ]
             for position, slot in enumerate(operation.inputs):
-                if slot in self.program.has_time:
+                if slot in self.program.varying:
                     part = self._transposed(operation, position, at_outputs)
                     arrived[slot] = arrived[slot] + part if slot in arrived else part
         return found
 
     def _past_weights(self) -> Iterable[tuple[str, np.ndarray]]:
         """By population, the connections to currents and outputs that lead past all weights."""
-        for slot in [*(site.inputs[0] for site in self.program.activations), *self.program.outputs]:
-            if slot in self.program.has_time:
+        for slot in [*(site.inputs[0] for site in self.program.populations), *self.program.outputs]:
+            if slot in self.program.varying:
                 yield from self._fans(slot).items()
 
     def _shape_of(self, slot: Slot) -> tuple[int, ...]:
         return next(
             type_of(var).shape
-            for operation in self.program.timed
+            for operation in self.program.dynamic
             for made, var in zip(operation.outputs, operation.eqn.outvars, strict=True)
             if made == slot
         )
@@ -404,7 +403,7 @@ class _Counting:
     def _structure(self, operation: Operation, position: int, slot: Slot) -> Array:
         """An input of an operation with ones for coefficients that are not zero or made of the data."""
         shape = type_of(operation.eqn.invars[position]).shape
-        if slot in self.program.has_time:
+        if slot in self.program.varying:
             return jnp.ones(shape, jnp.float32)
         value = jnp.asarray(self.values[slot])
         if not jnp.issubdtype(value.dtype, jnp.floating) and not is_weighted(operation):
@@ -427,7 +426,7 @@ class _Following:
         self.path = self._between(counting, slot) + ([layer.operation] if layer else [])
         # None where spikes arrive: what they multiply stays what it is.
         self.structures = [
-            [None if at in counting.program.has_time else value for at, value in zip(each.inputs, values, strict=True)]
+            [None if at in counting.program.varying else value for at, value in zip(each.inputs, values, strict=True)]
             for each, values in zip(self.path, map(counting._structures, self.path), strict=True)
         ]
         self.neurons, self.lanes = prod(self.shape[1:]), self._lanes()
@@ -449,7 +448,7 @@ class _Following:
     def _between(self, counting: _Counting, slot: Slot) -> list[Operation]:
         """The operations on the way to the slot, without those behind other neurons or weights."""
         entered = [
-            each for each in counting.program.timed if not each.is_activation and each.outputs not in counting.layers
+            each for each in counting.program.dynamic if not each.is_activation and each.outputs not in counting.layers
         ]
         reached = reached_from(entered, [self.source])
         return needed([each for each in entered if each.reads(reached)], [slot])

@@ -19,7 +19,6 @@ from gnsnn_jax.data.batches import PADDING
 from gnsnn_jax.data.sets import Split, read_in_order
 from gnsnn_jax.data.streaming import Stream
 from gnsnn_jax.dtypes import sum_type, summed_over_time
-from gnsnn_jax.method.activations import align
 from gnsnn_jax.runtime import devices
 
 
@@ -106,11 +105,9 @@ def _without_padding(labels: Array, *values: Array | np.ndarray) -> list[np.ndar
     return [np.asarray(value)[..., kept] for value in (labels, *values)]
 
 
-def _unit_spikes(members: int, spikes: Array, site: Site) -> Array:
+def _unit_spikes(spiking: SpikingFunction, spikes: Array, site: Site) -> Array:
     """Unit spikes of each sample [T, B]."""
-    spikes = spikes.astype(sum_type(spikes.dtype))
-    threshold = align(jnp.asarray(site.threshold, spikes.dtype), spikes.shape, "threshold")
-    units = spikes * (members / threshold)
+    units = spiking.neuron_of(site).count(spikes, site.threshold)
     return units.sum(tuple(range(2, units.ndim)))
 
 
@@ -167,7 +164,7 @@ def _next_part(
 
 
 def _counted(spiking: SpikingFunction) -> SpikingFunction:
-    return spiking.observed(partial(_unit_spikes, spiking.neuron.members))
+    return spiking.observed(partial(_unit_spikes, spiking))
 
 
 def _answers(outputs: Array, counts: list[Array], before: Array) -> tuple:

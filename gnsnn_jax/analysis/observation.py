@@ -29,10 +29,11 @@ from gnsnn_jax.analysis.connections import (
 from gnsnn_jax.analysis.exact import sums_on_device, whole
 from gnsnn_jax.conversion.converted_function import converted_function
 from gnsnn_jax.conversion.sites import Site
-from gnsnn_jax.conversion.to_spiking import Observer, SpikingFunction
+from gnsnn_jax.conversion.to_spiking import SpikingFunction
 from gnsnn_jax.engine.batches import Batches, arguments_of
 from gnsnn_jax.engine.graph import Network, Operation, evaluate
 from gnsnn_jax.engine.recognise import network_of
+from gnsnn_jax.engine.simulation import Observer
 from gnsnn_jax.engine.tracing import Others, arrays_of, parted, trace
 from gnsnn_jax.errors import InputError, at_least_one
 from gnsnn_jax.method.activations import align
@@ -206,7 +207,7 @@ class _Totals:
         )
 
     def _population(self, site: Site) -> Population:
-        members, shown = self.counted.spiking.neuron.members, self.shown[site.name]
+        members, shown = self.counted.spiking.neuron_of(site).members, self.shown[site.name]
         found, neurons = self.found.populations[site.name], prod(site.shape)
         units, operations = (whole(sums, neurons, members) for sums in found.units)
         events, event_operations, plain_operations = (whole(sums, neurons, 1) for sums in found.events)
@@ -257,6 +258,7 @@ class Observation:
         self.compared_steps = steps if compare else ()
         self.wanted = np.isin(np.arange(spiking.steps + spiking.chunk + 1), self.compared_steps)
         self.layers = {layer.name: layer for layer in connections.layers}
+        self.sites = {site.name: site for site in connections.sites}
 
     def of_batch(self, args: tuple, present: Bool[Array | np.ndarray, " B"]) -> tuple[_Found, dict[str, _Shown]]:
         present = jnp.asarray(present)
@@ -278,7 +280,7 @@ class Observation:
 
     def _of_the_network(self, args: tuple) -> dict[str, Array]:
         """By population the activations of the network itself."""
-        network = network_of(trace(self.spiking.ann, args, {})[0])
+        network = network_of(trace(self.spiking.ann, args, {})[0], self.spiking.encoders)
         made = {operation.activation.name: operation.outputs[0] for operation in network.activations}
         names = [site.name for site in self.connections.sites]
         values = map(jnp.asarray, evaluate(network, arrays_of(args, {}), [made[name] for name in names]))
@@ -287,8 +289,8 @@ class Observation:
     def _read_once(self, args: tuple) -> list[tuple[str, Array]]:
         """The inputs of the layers that are evaluated once."""
         program = program_of(self.spiking, args)
-        layers = layers_at(program.fixed, self.connections.places.once)
-        static = Network(program.inputs, (), program.constants, program.fixed)
+        layers = layers_at(program.static, self.connections.places.once)
+        static = Network(program.inputs, (), program.constants, program.static)
         read = [operation.inputs[self.layers[name].operand] for name, operation in layers]
         values = map(jnp.asarray, evaluate(static, arrays_of(args, {}), read))
         return list(zip([name for name, _ in layers], values, strict=True))
@@ -325,10 +327,10 @@ class Observation:
 
     def _look_at_population(self, name: str, activation: Array, present: Array, progress, currents, threshold, spikes):
         """What the progress becomes; and counts and `_Shown`, with the threshold at each step."""
-        members, fan = self.spiking.neuron.members, self.connections.fans[name]
+        members, fan = self.spiking.neuron_of(self.sites[name]).members, self.connections.fans[name]
         _check_batch(name, activation.shape, (len(present), *fan.whole.shape))
         threshold = align(jnp.asarray(threshold, jnp.float32), activation.shape, "threshold")
-        units = jnp.round(spikes.astype(jnp.float32) * (members / threshold)[None]).astype(jnp.int32)
+        units = self.spiking.neuron_of(self.sites[name]).count(spikes, threshold)
         sums, shown = jnp.zeros((len(units), len(SUMS))), jnp.zeros((len(units), 0))
         if self.compared_steps:
             own = activation.astype(jnp.float32) / threshold

@@ -1,4 +1,4 @@
-"""Thresholds for the ReLUs of a trained network, from data that runs through it once."""
+"""Thresholds for the ReLUs and encoders of a trained network, from data that runs through it once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
 from gnsnn_jax.engine.batches import Batches
+from gnsnn_jax.engine.encoders import Encoders, checked_encoders
 from gnsnn_jax.engine.graph import Network, Operation, evaluate
 from gnsnn_jax.engine.jaxprs import bind
 from gnsnn_jax.engine.recognise import network_of
@@ -32,8 +33,9 @@ def find_thresholds(
     per_channel: bool = False,
     channel_axis: int = -1,
     variables: Any = None,
+    encoders: Encoders = "auto",
 ) -> dict[str, Array]:
-    """Thresholds for the ReLUs and clips of a network, by the names of `sites`, as `to_spiking` takes them.
+    """Thresholds for the ReLUs, clips and encoders of a network, by the names of `sites`, as `to_spiking` takes them.
 
     Each batch holds the arguments of `ann`, one array or a tuple of several, after `variables` where
     these are given: `find_thresholds(model.apply, batches, 16, variables=variables)` or
@@ -60,20 +62,22 @@ def find_thresholds(
     None exceeds the bound of its own clip or, where there was a positive current, the largest, whatever the method.
     One threshold of "mse" for an activation leaves out the entries of `channel_axis` that never had a positive
     current, where all batches have as many entries.
-    `qcfs` has a threshold and is left out.
+    `qcfs` has a threshold and is left out. An encoder, `encoders` as in `to_spiking`, emits negative spikes too: its
+    threshold fits its values and their negatives alike.
 
     Raises InputError for unknown methods, levels < 1, no batches, what is no batch or none that the network takes,
-    a network without ReLU or clip, and for currents that are not finite.
+    a network without ReLU, clip or encoder, and for currents that are not finite.
     """
     rule = _rule(method, at_least_one("levels", levels))
     axes = _axes_of(rule, per_channel, _checked_axis(channel_axis))
     given = Batches(batches, variables, "find_thresholds(apply, {}, levels)")
     ann, states, network, compiled_for = given.explaining(ann), None, None, None
+    encoders = checked_encoders(encoders)
     for args in given.arguments():
         arrays, others = parted(args, {})
         if others != compiled_for:
-            compiled_for, network = others, _network_with_sites(ann, args)
-            step = jax.jit(partial(_step, of_arrays(ann, args, {}), rule, axes), donate_argnums=0)
+            compiled_for, network = others, _network_with_sites(ann, args, encoders)
+            step = jax.jit(partial(_step, of_arrays(ann, args, {}), encoders, rule, axes), donate_argnums=0)
             states = states or _start(network, rule, axes)
         states = step(states, arrays)
     return {
@@ -96,8 +100,8 @@ def _checked_axis(axis: int) -> int:
     return axis
 
 
-def _network_with_sites(ann: Callable, args: tuple) -> Network:
-    network = network_of(trace(ann, args, {})[0])
+def _network_with_sites(ann: Callable, args: tuple, encoders: Encoders) -> Network:
+    network = network_of(trace(ann, args, {})[0], encoders)
     if not _sites(network):
         raise InputError(
             "found no ReLU or clip behind weights to find a threshold for; sites(ann, *args) lists the activations "
@@ -160,9 +164,11 @@ def _columns(operation: Operation, axis: int | None) -> int:
     return 1 if at is None else operation.shape[at]
 
 
-def _step(ann: Callable, rule: Rule, axes: _Axes, states: Mapping[str, _State], arrays: list[Array]):
+def _step(
+    ann: Callable, encoders: Encoders, rule: Rule, axes: _Axes, states: Mapping[str, _State], arrays: list[Array]
+):
     """The states after one more batch."""
-    network = network_of(jax.make_jaxpr(ann)(*arrays))
+    network = network_of(jax.make_jaxpr(ann)(*arrays), encoders)
     states = dict(states)
 
     def activate(operation: Operation, values: Sequence[Any]) -> Array:
@@ -172,8 +178,9 @@ def _step(ann: Callable, rule: Rule, axes: _Axes, states: Mapping[str, _State], 
         current = _cut_off(*values) if kind == "clip" else values[0]
         states[name] = _updated(operation, rule, axes, _bounded(operation, axes, states[name], values), current)
         if rule.limits:
-            current = _cut_off(current, _shaped(operation, axes.thresholds, _capped(rule, states[name])))
-        return jnp.maximum(current, 0)
+            limit = _shaped(operation, axes.thresholds, _capped(rule, states[name]))
+            current = -_cut_off(-_cut_off(current, limit), limit) if kind == "encoder" else _cut_off(current, limit)
+        return current if kind == "encoder" else jnp.maximum(current, 0)
 
     evaluate(network, arrays, [operation.outputs[0] for operation in network.activations], activate)
     return states
@@ -221,6 +228,8 @@ def _limit_of(current: Array, limit: Any) -> Array:
 
 def _in_columns(operation: Operation, current: Array, axis: int | None) -> Float[Array, "N columns"]:
     wide = current.astype(jnp.float32)
+    if operation.activation.kind == "encoder":
+        wide = jnp.stack([wide, -wide])
     at = _channel_axis(operation, axis)
     if at is None:
         return wide.reshape(-1, 1)

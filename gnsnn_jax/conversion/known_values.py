@@ -11,7 +11,7 @@ import numpy as np
 
 from gnsnn_jax.engine.graph import Slot, needed
 from gnsnn_jax.engine.jaxprs import bind
-from gnsnn_jax.engine.split import Program
+from gnsnn_jax.engine.split import SpikingNetwork
 from gnsnn_jax.errors import InputError
 
 SMALLEST = float(np.finfo(np.float32).tiny)  # smaller numbers count as 0 on most devices
@@ -25,12 +25,12 @@ def refuse_nan(arrays: Iterable[Any]) -> None:
             raise InputError(f"an argument of shape {array.shape} holds NaN; remove or replace it")
 
 
-def refuse_thresholds(program: Program, values: Mapping[Slot, Any]) -> None:
+def refuse_thresholds(network: SpikingNetwork, values: Mapping[Slot, Any]) -> None:
     """Raises InputError that names the first activation whose threshold is known and not positive and finite."""
-    slots = {operation.inputs[1]: operation.activation.name for operation in program.activations}
+    slots = {operation.inputs[1]: operation.activation.name for operation in network.populations}
     known = {slot: values[slot] for slot in slots if _is_known(values[slot])}
     if len(known) < len(slots):
-        known |= _from_constants(program, slots.keys() - known.keys())
+        known |= _from_constants(network, slots.keys() - known.keys())
     for slot, is_bad in zip(known, _answers(_is_no_threshold, list(known.values())), strict=True):
         if is_bad:
             refuse_threshold(slots[slot], known[slot])
@@ -85,12 +85,12 @@ def _is_positive(array: Any) -> Any:
     return (wide >= SMALLEST) & (wide < np.inf)
 
 
-def _from_constants(program: Program, wanted: Iterable[Slot]) -> dict[Slot, Any]:
+def _from_constants(network: SpikingNetwork, wanted: Iterable[Slot]) -> dict[Slot, Any]:
     """Those of the wanted values that constants of the network decide."""
     wanted = set(wanted)
-    values = {slot: value for slot, value in program.constants.items() if _is_known(value)}
+    values = {slot: value for slot, value in network.constants.items() if _is_known(value)}
     with jax.ensure_compile_time_eval():
-        for operation in needed(program.fixed, wanted):
+        for operation in needed(network.static, wanted):
             if not operation.eqn.effects and values.keys() >= set(operation.inputs):
                 results = bind(operation.eqn, *(values[slot] for slot in operation.inputs))
                 values.update(zip(operation.outputs, results, strict=True))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gnsnn_jax._types import Array
+from gnsnn_jax.engine.encoders import Encoders, checked_encoders
 from gnsnn_jax.engine.graph import Network, Operation, evaluate
 from gnsnn_jax.engine.recognise import network_of
 from gnsnn_jax.engine.tracing import arrays_of, trace
@@ -20,9 +21,10 @@ class Site(NamedTuple):
     name        path of its module where the framework leaves one ("stage1_block0/act1"), else of the classes
                 and functions of the user's code that it stands in ("Block/relu"), or of the file, where these are
                 the whole network ("network/relu"); one that occurs again gets a number: "act1#2"
-    kind        "qcfs", "relu" or "clip", which is a ReLU with an upper bound such as `relu6`
+    kind        "qcfs", "relu" or "clip", which is a ReLU with an upper bound such as `relu6`; "encoder", the identity
+                in front of weights that would read something else than spikes, named after the module that reads it
     shape       of its currents, batch included
-    threshold   its own: that of `qcfs`, the bound of a clip; None for a ReLU
+    threshold   its own: that of `qcfs`, the bound of a clip; None for a ReLU and an encoder
     """
 
     name: str
@@ -31,8 +33,8 @@ class Site(NamedTuple):
     threshold: Array | None = None
 
 
-def sites(ann: Callable, *args: Any, **kwargs: Any) -> list[Site]:
-    """The activations of a network that conversion can turn into neurons, in the order of evaluation.
+def sites(ann: Callable, *args: Any, encoders: Encoders = "auto", **kwargs: Any) -> list[Site]:
+    """The activations and encoders of a network that conversion can turn into neurons, in the order of evaluation.
 
     The arguments are those of `ann`, arrays or `jax.ShapeDtypeStruct`s in their place; of a threshold
     that depends on these only the shape is known. Names are the same in every trace of the same code, and
@@ -43,7 +45,7 @@ def sites(ann: Callable, *args: Any, **kwargs: Any) -> list[Site]:
     behind weights: before them they keep pixels in range.
     """
     arrays = arrays_of(args, kwargs)
-    network = network_of(trace(ann, args, kwargs)[0])
+    network = network_of(trace(ann, args, kwargs)[0], checked_encoders(encoders))
     own = [site.activation.threshold for site in network.activations]
     values = iter(_thresholds(network, arrays, [slot for slot in own if slot is not None]))
     found = [None if slot is None else next(values) for slot in own]

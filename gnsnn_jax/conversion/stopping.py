@@ -18,6 +18,7 @@ from gnsnn_jax.conversion.to_spiking import SpikingFunction
 from gnsnn_jax.dtypes import sum_type, summed_over_time
 from gnsnn_jax.engine.arrays import is_array
 from gnsnn_jax.engine.batches import as_argument
+from gnsnn_jax.engine.simulation import State
 from gnsnn_jax.engine.tracing import Others, parted
 from gnsnn_jax.errors import InputError
 
@@ -73,8 +74,8 @@ class EarlyStop:
 
     def __call__(self, *args: Any) -> Answers:
         count, batch, shared = _batch_and_shared(args)
-        sums, potentials = _first_chunk(self, shared, batch)
-        _check_batched(count, sums.outputs, potentials)
+        sums, state = _first_chunk(self, shared, batch)
+        _check_batched(count, sums.outputs, state)
         answers = Answers(np.zeros(sums.outputs.shape, sums.outputs.dtype), np.zeros(count, np.int32))
         samples, gone = np.arange(count), np.zeros(count, bool)  # in each place of the batch
         while True:
@@ -87,9 +88,9 @@ class EarlyStop:
             kept = _kept(gone)
             if len(kept) < len(gone):
                 samples, gone = samples[kept], gone[kept]
-                batch, potentials, outputs = _take((batch, potentials, sums.outputs), kept)
-                sums = sums._replace(outputs=outputs)
-            sums, potentials = _next_chunk(self, shared, batch, potentials, sums.outputs, sums.now)
+                batch, of_samples, outputs = _take((batch, _of_samples(state), sums.outputs), kept)
+                sums, state = sums._replace(outputs=outputs), state._replace(**of_samples)
+            sums, state = _next_chunk(self, shared, batch, state, sums.outputs, sums.now)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["others"])
@@ -123,12 +124,12 @@ def _kept(gone: Bool[np.ndarray, " B"]) -> Int[np.ndarray, " b"]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _first_chunk(stop: EarlyStop, shared: _Shared, batch: Any) -> tuple[_Sums, list[Any]]:
-    outputs, potentials = stop.spiking.first_chunk(*shared.args, batch)
+def _first_chunk(stop: EarlyStop, shared: _Shared, batch: Any) -> tuple[_Sums, State]:
+    outputs, state = stop.spiking.first_chunk(*shared.args, batch)
     _check_outputs(outputs)
     outputs = outputs[: stop.spiking.steps]
     nothing = jnp.zeros(outputs.shape[1:], sum_type(outputs.dtype))
-    return _judge(stop.confidence, nothing, jnp.int32(0), outputs), potentials
+    return _judge(stop.confidence, nothing, jnp.int32(0), outputs), state
 
 
 def _check_outputs(outputs: Any) -> None:
@@ -144,10 +145,10 @@ def _check_outputs(outputs: Any) -> None:
 
 @partial(jax.jit, static_argnums=0)
 def _next_chunk(
-    stop: EarlyStop, shared: _Shared, batch: Any, potentials: list[Any], before: Array, now: Array
-) -> tuple[_Sums, list[Any]]:
-    outputs, potentials = stop.spiking.next_chunk(potentials, *shared.args, batch)
-    return _judge(stop.confidence, before, now, outputs), potentials
+    stop: EarlyStop, shared: _Shared, batch: Any, state: State, before: Array, now: Array
+) -> tuple[_Sums, State]:
+    outputs, state = stop.spiking.next_chunk(state, *shared.args, batch)
+    return _judge(stop.confidence, before, now, outputs), state
 
 
 def _judge(confidence: float, before: Array, now: Array, outputs: Array) -> _Sums:
@@ -165,8 +166,13 @@ def _take(tree: Any, places: Array) -> Any:
     return jax.tree.map(lambda array: array[places], tree)
 
 
-def _check_batched(samples: int, outputs: Array, potentials: list[Any]) -> None:
-    shapes = [outputs.shape, *(leaf.shape for leaf in jax.tree.leaves(potentials))]
+def _of_samples(state: State) -> dict[str, Any]:
+    """The parts of a state whose arrays have the batch in front."""
+    return {"neurons": state.neurons, "carried": state.carried}
+
+
+def _check_batched(samples: int, outputs: Array, state: State) -> None:
+    shapes = [outputs.shape, *(leaf.shape for leaf in jax.tree.leaves(_of_samples(state)))]
     wrong = [shape for shape in shapes if not shape or shape[0] != samples]
     if wrong:
         raise InputError(

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,41 +14,28 @@ import numpy as np
 
 from gnsnn_jax._types import Array
 from gnsnn_jax.conversion.known_values import check_threshold, refuse_nan, refuse_thresholds
+from gnsnn_jax.conversion.neurons_by_site import Neurons, check_patterns, checked_neurons, neuron_for, settings_of
 from gnsnn_jax.conversion.sites import Site, site_of
-from gnsnn_jax.conversion.units import Units
-from gnsnn_jax.dtypes import at_least_single, state_type
-from gnsnn_jax.engine.graph import Operation, Slot
-from gnsnn_jax.engine.jaxprs import CONVOLUTIONS, bind, bind_over_time, type_of
-from gnsnn_jax.engine.split import Program, flatten
+from gnsnn_jax.dtypes import sum_type
+from gnsnn_jax.engine.encoders import Encoders, checked_encoders
+from gnsnn_jax.engine.graph import Operation
+from gnsnn_jax.engine.parameters import are_parameters
+from gnsnn_jax.engine.simulation import Found, Observer, Simulation, State, evaluated_once
+from gnsnn_jax.engine.split import SpikingNetwork, split
 from gnsnn_jax.engine.tracing import arrays_of, is_array, trace
 from gnsnn_jax.errors import InputError, at_least_one, listed
 from gnsnn_jax.method.calibrations import Calibration
-from gnsnn_jax.method.neurons import Neuron, run
-from gnsnn_jax.method.neurons.run import own_state
+from gnsnn_jax.method.neurons import Neuron
 
 DEFAULT_CHUNK = 2  # time-steps evaluated together; more of them no longer fit the caches of a CPU
-PRODUCTS = ("dot_general", *CONVOLUTIONS)  # whose operands may be rounded while they add up in float32
 
-Values = dict[Slot, Any]
+Reduce = Literal["mean", "sum"] | None
 Observe = Callable[[Array, Site], Any]
-
-
-class Observer(NamedTuple):
-    """Sees every operation that varies in time, chunk after chunk, and may remember.
-
-    start(operation) -> memory, before the first time-step
-    look(memory, operation, inputs, outputs) -> (memory, observation), at n consecutive time-steps; the
-        inputs of an activation are its currents [n, ...] and its threshold, the outputs of all are
-        [n, ...], and an observation is None or arrays [n, ...]
-    """
-
-    start: Callable[[Operation], Any]
-    look: Callable[[Any, Operation, Sequence[Any], Sequence[Array]], tuple[Any, Any]]
 
 
 def to_spiking(
     ann: Callable,
-    neuron: Neuron,
+    neuron: Neuron | Mapping[str, Neuron],
     *,
     steps: int,
     calibration: Calibration | None = None,
@@ -56,54 +43,90 @@ def to_spiking(
     time_axes: Any = None,
     thresholds: Mapping[str, Any] | None = None,
     product_dtype: Any = None,
-) -> Callable:
+    encoders: Encoders = "auto",
+    reduce: Reduce = None,
+) -> SpikingFunction:
     """Returns a function with the arguments of `ann` whose outputs have a leading time axis, [steps, ...].
 
-    Each activation becomes a population of neurons with its threshold; everything behind it is
-    applied at each time-step, everything before it once. The outputs of step t are those that the
-    weights make of the spikes of step t: sum them over time, or take their mean, to compare with
-    `ann`. Arguments that are no arrays (train=False) reach `ann` as they are. Like `jax.vmap` it
-    works under `jit`, `grad` and `vmap`; put `jax.jit` around it to compile once.
+    Each activation becomes a population of neurons with its threshold; everything behind it is applied at each
+    time-step, everything before it once. The outputs of step t are those that the weights make of the spikes of
+    step t: sum them over time, or take their mean, to compare with `ann`. Arguments that are no arrays
+    (train=False) reach `ann` as they are. Like `jax.vmap` it works under `jit`, `grad` and `vmap`; put `jax.jit`
+    around it to compile once.
 
-    `calibration` gives each neuron its initial potential, from its first `probe_steps` currents; the
-    network then computes max(steps, probe_steps) time-steps and returns the first `steps`.
-    `chunk` time-steps are evaluated layer by layer at a time and change no result. Memory grows with it
-    and not with `steps`; 2 unless told, which was as fast as any on a CPU. A GPU that a small batch leaves
-    idle may want more. `time_axes` names the time axis of inputs that have one, as `in_axes` of `jax.vmap`
-    names batch axes: None (no time), or an integer or a tree of them for each positional argument.
+    An operation f that is not linear is applied to the mean of its input so far, and passes on what changes the mean
+    of its output: x_out(t) = t f(m_t) - (t-1) f(m_(t-1)). So these sum to T f(m_T), whatever the spikes were.
+    Max-pooling is applied to sums, x_out(t) = max S_t - max S_(t-1), which makes spikes of spikes. Weights that would
+    read anything but spikes get an encoder, a population of signed neurons; see `encoders`.
 
-    Activations are those that `sites` lists. `thresholds` gives theirs by name, arrays [] or [C] or of
-    any shape that broadcasts to the currents', as `find_thresholds` makes them; they come before those
-    that activations have themselves, `qcfs` its own, `relu6` and `clip(x, 0, a)` their bounds. A ReLU has
-    none: it needs one where spikes reach it, and stays a ReLU where none do and none is given, so that
-    spiking can begin behind it.
+    Activations and encoders are those that `sites` lists. A ReLU and an encoder have no threshold of their own: they
+    need one where spikes reach them, and stay what they are where none do and none is given, so that spiking can
+    begin behind them.
 
-    `product_dtype`, such as bfloat16, is the type that the weights are rounded to where spikes meet them, and
-    nothing else is rounded. Where spikes are whole numbers of a unit which that type holds (up to 256 in
-    bfloat16, 2048 in float16), products run in it, add up in float32 and are multiplied by the unit: behind
-    a scalar threshold, and from there on through what moves values, sums of the same spikes, pooling and
-    scalar factors. Elsewhere, as behind biases, norms and sums of spikes of different units, they run in
-    float32 with the rounded weights.
+    Args:
+        ann: the network, a pure function of arrays and trees of arrays.
+        neuron: for all populations, or a mapping from patterns of site names to neurons, of which the first that
+            matches counts: {"head/*": gs.integrate_and_fire(), "*": gs.group_neuron(8)}. Encoders take the signed
+            form of theirs.
+        steps: T, at least 1.
+        calibration: gives each neuron its initial potential, from its first `probe_steps` currents; the network then
+            computes max(steps, probe_steps) time-steps and returns the first `steps`.
+        chunk: how many time-steps are evaluated layer by layer at a time, which changes no result. Memory grows with
+            it and not with `steps`. By default 2, which was as fast as any on a CPU; a GPU that a small batch leaves
+            idle may want more.
+        time_axes: names the time axis of inputs that have one, as `in_axes` of `jax.vmap` names batch axes: None (no
+            time), or an integer or a tree of them for each positional argument.
+        thresholds: by name of the site, arrays [] or [C] or of any shape that broadcasts to the currents', as
+            `find_thresholds` makes them; they come before those that activations have themselves, `qcfs` its own,
+            `relu6` and `clip(x, 0, a)` their bounds.
+        product_dtype: such as bfloat16, the type that the weights are rounded to where spikes meet them, and nothing
+            else is rounded. Where spikes are whole numbers of a unit which that type holds (up to 256 in bfloat16,
+            2048 in float16), products run in it, add up in float32 and are multiplied by the unit: behind a scalar
+            threshold, and from there on through what moves values, sums of the same spikes, pooling and scalar
+            factors. Elsewhere, as behind biases, norms and sums of spikes of different units, they run in float32
+            with the rounded weights.
+        encoders: "auto" puts them in front of weights behind operations that are not linear, and on both operands of
+            products of two spike trains; "all" also where a linear result goes straight into weights; None puts
+            none, and weights read analog values there.
+        reduce: "sum" or "mean" returns the outputs [...] summed or averaged over time, in memory that does not grow
+            with `steps`.
 
-    Raises InputError for counts below 1, a network without activations, thresholds that are not
-    broadcastable or of unknown names, or known and not positive and finite, inputs of the wrong length
-    in time, NaN in arguments whose values are known (outside of `jit`), and for operations that are not linear in
-    the spikes, with the user's file and line.
+    Returns:
+        The converted network, a function with the arguments of `ann`.
+
+    Raises:
+        InputError: for counts below 1, a network without activations, patterns that match no site and sites that no
+            pattern matches, thresholds that are not broadcastable or of unknown names, or known and not positive and
+            finite, inputs of the wrong length in time, NaN in arguments whose values are known (outside of `jit`),
+            and for operations behind spikes that have no meaning for a mean, with the user's file and line.
+        TypeError: for what is no neuron, calibration or mapping of thresholds.
     """
-    if not isinstance(neuron, Neuron):
-        raise TypeError(f"neuron must be a Neuron such as group_neuron(8), got {neuron!r}")
     if calibration is not None and not isinstance(calibration, Calibration):
         raise TypeError(f"calibration must be a Calibration such as offset_spikes(4) or None, got {calibration!r}")
+    if reduce not in (None, "sum", "mean"):
+        raise InputError(f'reduce must be "sum", "mean" or None, got {reduce!r}')
     return SpikingFunction(
         ann,
-        neuron,
+        checked_neurons(neuron),
         at_least_one("steps", steps),
         calibration,
         DEFAULT_CHUNK if chunk is None else at_least_one("chunk", chunk),
         tuple(time_axes) if isinstance(time_axes, list) else time_axes,
         None if thresholds is None else check_thresholds(thresholds),
-        None if product_dtype is None else jnp.dtype(product_dtype),
+        None if product_dtype is None else _product_dtype(product_dtype),
+        encoders=checked_encoders(encoders),
+        reduce=reduce,
     )
+
+
+def _product_dtype(given: Any) -> Any:
+    try:
+        dtype = jnp.dtype(given)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise InputError(f"product_dtype must be a floating-point type such as bfloat16, got {given!r}")
+    return dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +134,7 @@ class SpikingFunction:
     """What `to_spiking` returns; equal settings are equal, so that as a static argument they compile once."""
 
     ann: Callable
-    neuron: Neuron
+    neuron: Neurons
     steps: int
     calibration: Calibration | None
     chunk: int
@@ -119,51 +142,107 @@ class SpikingFunction:
     thresholds: Mapping[str, Any] | None = None
     product_dtype: Any = None
     observe: Observe | Observer | None = None
+    encoders: Encoders = "auto"
+    reduce: Reduce = None
 
     def __call__(self, *args, **kwargs):
-        program, inputs, structure = self._program(args, kwargs)
-        return self._returned(structure, *self._simulate(program, inputs))
+        network, inputs, structure = self._network(args, kwargs, _array_axes(self.time_axes, args, kwargs))
+        return self._returned(structure, self._simulate(network, inputs))
 
-    def first_chunk(self, *args) -> tuple[Any, list[Any]]:
-        """What a call returns of as many time-steps as go together at the start, and the potentials after them."""
+    def first_chunk(self, *args) -> tuple[Any, State]:
+        """What a call returns of as many time-steps as go together at the start, and the state after them."""
         return self._one_chunk(args, self._schedule()[0] or self.chunk, None, self.calibration)
 
-    def next_chunk(self, potentials: list[Any], *args) -> tuple[Any, list[Any]]:
-        """What a call returns of the `chunk` time-steps after these potentials, and the potentials after them."""
-        return self._one_chunk(args, self.chunk, potentials, None)
+    def next_chunk(self, state: State, *args) -> tuple[Any, State]:
+        """What a call returns of the `chunk` time-steps after this state, and the state after them."""
+        return self._one_chunk(args, self.chunk, state, None)
 
-    def _one_chunk(self, args, length, potentials, calibration) -> tuple[Any, list[Any]]:
-        if any(axis is not None for axis in _array_axes(self.time_axes, args, {})):
+    def _one_chunk(self, args, length, state, calibration) -> tuple[Any, State]:
+        axes = _array_axes(self.time_axes, args, {})
+        if any(axis is not None for axis in axes):
             raise InputError("a simulation chunk by chunk takes inputs that are constant in time; leave out time_axes")
-        program, inputs, structure = self._program(args, {})
-        simulation = _Simulation(program, _evaluate_fixed(program, inputs), self)
-        state, found = simulation.chunk({}, length, simulation.start(potentials), calibration)
-        return self._returned(structure, *found), state.potentials
+        network, inputs, structure = self._network(args, {}, axes)
+        simulation = self._simulation(network, inputs)
+        state, found = simulation.chunk({}, length, state or simulation.start(), calibration)
+        return self._returned(structure, found), state
 
-    def _returned(self, structure: Any, outputs: Sequence[Array], observations: Sequence[Any]) -> Any:
+    def initial_state(self, *args) -> State:
+        """The state before the first step of a stream.
+
+        Args:
+            args: those of one step; they tell the shapes. Parameters stay the same from step to step.
+
+        Returns:
+            A tree of arrays, for `step`.
+
+        Raises:
+            InputError: for a network with a calibration, which needs currents of several steps at once.
+        """
+        simulation, trains, _ = self._stream(args)
+        return simulation.started(trains)
+
+    def step(self, state: State, *args) -> tuple[State, Any]:
+        """One time-step of a stream: `steps` of them with the same arguments give what a call gives.
+
+        Args:
+            state: as `initial_state` and `step` return it.
+            args: those of the network, the data of this step among them.
+
+        Returns:
+            The state after the step, and the outputs of this step [...].
+        """
+        simulation, trains, structure = self._stream(args)
+        state, found = simulation.chunk(trains, 1, state)
+        return state, jax.tree.unflatten(structure, [output[0] for output in found.outputs])
+
+    def _stream(self, args: tuple) -> tuple[Simulation, Mapping[int, Array], Any]:
+        """The simulation of a network whose data come step by step, the data of one step, and its outputs' tree."""
+        if self.calibration:
+            raise InputError("a stream has no calibration, which needs currents of several steps; leave it out")
+        spiking = replace(self, observe=None)
+        axes = [None if fixed else 0 for fixed in are_parameters(args, {})]
+        network, inputs, structure = spiking._network(args, {}, axes, one_step=True)
+        return spiking._simulation(network, inputs), _varying(network, inputs), structure
+
+    def _returned(self, structure: Any, found: Found) -> Any:
         """Outputs as the network has them, and what was observed, if anything observes."""
-        outputs = jax.tree.unflatten(structure, outputs)
-        return outputs if self.observe is None else (outputs, [seen for seen in observations if seen is not None])
+        outputs = jax.tree.unflatten(structure, found.outputs)
+        return outputs if self.observe is None else (outputs, [seen for seen in found.observations if seen is not None])
 
-    def _program(self, args: tuple, kwargs: Mapping[str, Any]) -> tuple[Program, list[Any], Any]:
+    def _network(
+        self, args: tuple, kwargs: Mapping[str, Any], axes: Sequence[int | None], one_step: bool = False
+    ) -> tuple[SpikingNetwork, list[Any], Any]:
         """The traced network, its inputs with time in front, and the structure of its outputs."""
-        axes = _array_axes(self.time_axes, args, kwargs)
         arrays = arrays_of(args, kwargs)
         refuse_nan(arrays)
-        inputs = [_time_first(array, axis, self._computed_steps) for array, axis in zip(arrays, axes, strict=True)]
-        have_time = [axis is not None for axis in axes]
-        seen = [_one_step(x) if has_time else x for x, has_time in zip(inputs, have_time, strict=True)]
+        if one_step:
+            inputs = [
+                array if axis is None else jnp.asarray(array)[None] for array, axis in zip(arrays, axes, strict=True)
+            ]
+        else:
+            inputs = [_time_first(array, axis, self._computed_steps) for array, axis in zip(arrays, axes, strict=True)]
+        vary = [axis is not None for axis in axes]
+        seen = [_one_step(x) if varies else x for x, varies in zip(inputs, vary, strict=True)]
         traced, structure = trace(self.ann, args, kwargs, seen)
-        program = flatten(traced, have_time, self.thresholds)
-        _warn_of_analog(program)
-        return program, inputs, structure
+        network = split(traced, vary, self.thresholds, self.encoders)
+        check_patterns(self.neuron, network.populations)
+        _warn_of_analog(network)
+        return network, inputs, structure
+
+    def neuron_at(self, population: Operation) -> Neuron:
+        """The neuron of a population: that of the first pattern that matches its name, signed for an encoder."""
+        return neuron_for(self.neuron, population.activation.name, population.activation.kind)
+
+    def neuron_of(self, site: Site) -> Neuron:
+        """The neuron that stands at a site."""
+        return neuron_for(self.neuron, site.name, site.kind)
 
     def analog(self, *args) -> tuple[str, ...]:
         """Places and names of the operations in front of the first neurons that are not linear, and so compute as in
         the network itself, and ReLUs that stay what they are; shapes may stand for arrays."""
         traced, _ = trace(self.ann, args, {})
-        program = flatten(traced, [False] * len(traced.jaxpr.invars), self.thresholds)
-        return (*program.analog, *program.kept)
+        network = split(traced, [False] * len(traced.jaxpr.invars), self.thresholds, self.encoders)
+        return (*network.analog, *network.kept)
 
     def observed(self, observe: Observe | Observer) -> SpikingFunction:
         """The same function returning (outputs, observations), one observation for each population.
@@ -179,8 +258,8 @@ class SpikingFunction:
         """All that decides the result, hashable even where `ann` or the tree of time axes is not."""
         axes, structure = jax.tree.flatten(self.time_axes, is_leaf=_is_axis)
         thresholds = tuple(sorted((name, _content(value)) for name, value in (self.thresholds or {}).items()))
-        numbers = self.neuron, self.steps, self.calibration, self.chunk, tuple(axes), structure, thresholds
-        return _identity(self.ann), *numbers, self.product_dtype, self.observe
+        numbers = settings_of(self.neuron), self.steps, self.calibration, self.chunk, tuple(axes), structure, thresholds
+        return _identity(self.ann), *numbers, self.product_dtype, self.observe, self.encoders, self.reduce
 
     def __eq__(self, other):
         return isinstance(other, SpikingFunction) and self._settings() == other._settings()
@@ -203,41 +282,106 @@ class SpikingFunction:
         chunks = (self._computed_steps - self.probe_steps) // self.chunk
         return self._computed_steps - chunks * self.chunk, chunks
 
-    def _simulate(self, program: Program, inputs: Sequence[Any]) -> Any:
-        values = _evaluate_fixed(program, inputs)
-        trains = {slot: values[slot] for slot in program.inputs if slot in program.has_time}
-        simulation = _Simulation(program, values, self)
+    def _simulation(self, network: SpikingNetwork, inputs: Sequence[Any]) -> Simulation:
+        values = evaluated_once(network, inputs)
+        refuse_thresholds(network, values)
+        return Simulation(network, values, self.neuron_at, self.chunk, self.product_dtype, _observer(self.observe))
+
+    def _simulate(self, network: SpikingNetwork, inputs: Sequence[Any]) -> Found:
+        """All steps: the first chunk by itself where its length or a calibration asks for it, the others in a scan."""
+        simulation, trains = self._simulation(network, inputs), _varying(network, inputs)
         first, chunks = self._schedule()
-        if not first and program.is_sharded:  # the first chunk makes potentials that are split as their currents are
+        if not first and network.is_sharded:  # the first chunk makes states that are split as their currents are
             first, chunks = self.chunk, chunks - 1
-        head = {slot: train[:first] for slot, train in trains.items()}
-        body = {slot: train[first:].reshape(chunks, self.chunk, *train.shape[1:]) for slot, train in trains.items()}
+        collected = _Collected(self.reduce, self.steps)
         if first:
-            state, found = simulation.chunk(head, first, simulation.start(None), self.calibration)
-            found = simulation.chunks_behind(found, first, body, chunks, state) if chunks else found
+            head = {slot: train[:first] for slot, train in trains.items()}
+            state, found = simulation.chunk(head, first, simulation.start(), self.calibration)
+            total = collected.first(found, chunks * self.chunk)
         else:
-            found = simulation.chunks(body, chunks, simulation.start(simulation.initial_potentials()))
-        return jax.tree.map(lambda x: x[: self.steps], found)
+            state = simulation.started({slot: train[:1] for slot, train in trains.items()})
+            part = {slot: train[: self.chunk] for slot, train in trains.items()}
+            shapes = jax.eval_shape(lambda part: simulation.chunk(part, self.chunk, state)[1], part)
+            total = collected.nothing(shapes, chunks * self.chunk)
+        if chunks:
+            body = {slot: _in_chunks(train[first:], chunks) for slot, train in trains.items()}
+            total = _scanned(simulation, collected, body, chunks, state, total, first)
+        return collected.whole(total)
 
 
-def _warn_of_analog(program: Program) -> None:
-    """Says which operations before all neurons compute as in the network itself, where they are not linear."""
-    if program.analog:
-        warnings.warn(
-            f"these operations are not linear and stay analog in front of the first neurons: {listed(program.analog)}; "
-            "use an activation that converts there, or take this as it is",
-            stacklevel=4,
+def _in_chunks(train: Array, chunks: int) -> Array:
+    return train.reshape(chunks, len(train) // chunks, *train.shape[1:])
+
+
+def _varying(network: SpikingNetwork, inputs: Sequence[Any]) -> Mapping[int, Array]:
+    """The inputs that vary in time, by slot."""
+    return {slot: x for slot, x in zip(network.inputs, inputs, strict=True) if slot in network.varying}
+
+
+def _scanned(simulation: Simulation, collected: _Collected, body, chunks: int, state: State, total: Found, now: int):
+    """What was found in all chunks of `body` [chunks, chunk, ...] and before them."""
+
+    def one_chunk(carry, part):
+        state, total, now = carry
+        state, found = simulation.chunk(part, simulation.chunk_steps, state)
+        return (state, collected.more(total, found, now), now + simulation.chunk_steps), None
+
+    (_, total, _), _ = jax.lax.scan(one_chunk, (state, total, now), body, length=chunks)
+    return total
+
+
+class _Collected(NamedTuple):
+    """Puts what is found in chunks one behind the other, or adds up the outputs, in place."""
+
+    reduce: Reduce
+    steps: int
+
+    def first(self, found: Found, more: int) -> Found:
+        """What was found first, with room for so many more steps."""
+        outputs = [self._summed(output[: self.steps]) for output in found.outputs]
+        kept = outputs if self.reduce else _longer(found.outputs, more)
+        return Found(kept, _longer(found.observations, more))
+
+    def nothing(self, chunk: Found, steps: int) -> Found:
+        """Room for so many steps, given the shapes of a chunk."""
+        room = lambda x: jnp.zeros((steps, *x.shape[1:]), x.dtype)
+        summed = lambda x: jnp.zeros(x.shape[1:], sum_type(x.dtype))
+        return Found(
+            jax.tree.map(summed if self.reduce else room, chunk.outputs), jax.tree.map(room, chunk.observations)
         )
 
+    def more(self, total: Found, found: Found, now: Array | int) -> Found:
+        put = lambda all, new: jax.lax.dynamic_update_slice_in_dim(all, new, now, axis=0)
+        add = lambda all, new: all + self._summed(new)
+        outputs = jax.tree.map(add if self.reduce else put, total.outputs, found.outputs)
+        return Found(outputs, jax.tree.map(put, total.observations, found.observations))
 
-def _joined_over_time(stacked: Array) -> Array:
-    """[chunks, chunk, ...] as [steps, ...]."""
-    return stacked.reshape(stacked.shape[0] * stacked.shape[1], *stacked.shape[2:])
+    def whole(self, total: Found) -> Found:
+        cut = lambda x: x[: self.steps]
+        if not self.reduce:
+            return jax.tree.map(cut, total)
+        outputs = [x / self.steps for x in total.outputs] if self.reduce == "mean" else total.outputs
+        return Found(outputs, jax.tree.map(cut, total.observations))
+
+    def _summed(self, outputs: Array) -> Array:
+        return outputs.sum(0, dtype=sum_type(outputs.dtype)) if self.reduce else outputs
 
 
-def _longer(part: Array, steps: int) -> Array:
-    """Room for so many more steps behind it."""
-    return jax.lax.pad(part, jnp.zeros((), part.dtype), [(0, steps, 0), *[(0, 0, 0)] * (part.ndim - 1)])
+def _longer(parts: Any, steps: int) -> Any:
+    """Room for so many more steps behind them."""
+    pad = lambda x: jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, steps, 0), *[(0, 0, 0)] * (x.ndim - 1)])
+    return jax.tree.map(pad, parts) if steps else parts
+
+
+def _warn_of_analog(network: SpikingNetwork) -> None:
+    """Says which operations before all neurons compute as in the network itself, where they are not linear and the
+    weights behind them read analog values: where an encoder could stand and none does."""
+    if network.analog and not any(each.activation.kind == "encoder" for each in network.populations):
+        warnings.warn(
+            f"these operations are not linear and stay analog in front of the first neurons: {listed(network.analog)}; "
+            "find_thresholds gives thresholds to the encoders behind them, or take this as it is",
+            stacklevel=4,
+        )
 
 
 def _observer(observe: Observe | Observer | None) -> Observer:
@@ -250,122 +394,6 @@ def _observer(observe: Observe | Observer | None) -> Observer:
         return memory, seen
 
     return Observer(lambda operation: None, look)
-
-
-class _State(NamedTuple):
-    """What one chunk leaves to the next; without potentials the neurons start from their own."""
-
-    potentials: list[Any] | None
-    memories: list[Any]  # of the observer
-
-
-class _Simulation:
-    """The part of a program that varies in time, given the values of the part that does not."""
-
-    def __init__(self, program: Program, values: Values, settings: SpikingFunction):
-        self.program, self.values, self.chunk_steps = program, values, settings.chunk
-        self.neuron, self.product_dtype = settings.neuron, settings.product_dtype
-        self.observer = _observer(settings.observe)
-        if self.product_dtype:
-            self.units = Units(program, values, self.neuron, self.product_dtype)
-
-    def start(self, potentials: list[Any] | None) -> _State:
-        return _State(potentials, [self.observer.start(operation) for operation in self.program.timed])
-
-    def initial_potentials(self) -> list[Any]:
-        return [self._initial_potential(activation) for activation in self.program.activations]
-
-    def _initial_potential(self, activation: Operation) -> Any:
-        currents, threshold = activation.eqn.outvars[0].aval, self.values[activation.inputs[1]]
-        return own_state(self.neuron, jnp.asarray(threshold, state_type(currents, threshold)), activation.shape)
-
-    def chunk(
-        self, trains: Values, length: int, state: _State, calibration: Calibration | None = None
-    ) -> tuple[_State, tuple[list[Array], list[Any]]]:
-        """Evaluates `length` time-steps layer by layer; returns the state after them, and the outputs and
-        observations."""
-        values = self.values | trains
-        before = iter(state.potentials or [None] * len(self.program.activations))
-        after, memories, observations = [], [], []
-        for operation, memory in zip(self.program.timed, state.memories, strict=True):
-            inputs = [values[slot] for slot in operation.inputs]
-            if operation.is_activation:
-                inputs[0] = self._over_time(operation.inputs[0], values, length)
-                spikes, potential = self._fire(inputs[0], inputs[1], next(before), calibration)
-                after.append(potential)
-                results = [spikes]
-            else:
-                results = self._apply(operation, inputs)
-            memory, seen = self.observer.look(memory, operation, inputs, results)
-            memories.append(memory)
-            observations.append(seen)
-            values.update(zip(operation.outputs, results, strict=True))
-        outputs = [self._over_time(slot, values, length) for slot in self.program.outputs]
-        return _State(after, memories), (outputs, observations)
-
-    def chunks(self, trains: Values, count: int, state: _State) -> Any:
-        """The outputs and observations of several chunks; `trains` are [count, chunk, ...]."""
-        one_chunk = lambda state, part: self.chunk(part, self.chunk_steps, state)
-        _, found = jax.lax.scan(one_chunk, state, trains, length=count)
-        return jax.tree.map(_joined_over_time, found)
-
-    def chunks_behind(self, head: Any, steps: int, trains: Values, count: int, state: _State) -> Any:
-        """The same behind those of the first `steps` time-steps, without holding them twice."""
-
-        def one_chunk(carry, part):
-            state, found, now = carry
-            state, new = self.chunk(part, self.chunk_steps, state)
-            put = lambda all, new: jax.lax.dynamic_update_slice_in_dim(all, new, now, axis=0)
-            return (state, jax.tree.map(put, found, new), now + self.chunk_steps), None
-
-        room = jax.tree.map(lambda x: _longer(x, count * self.chunk_steps), head)
-        (_, found, _), _ = jax.lax.scan(one_chunk, (state, room, steps), trains, length=count)
-        return found
-
-    def _fire(self, currents, threshold, potential, calibration) -> tuple[Array, Any]:
-        """Runs one population from its potential, its calibrated one or its own initial one."""
-        if calibration:
-            potential = calibration.initial(self.neuron, currents[: calibration.probe_steps], threshold)
-        return run(self.neuron, currents, threshold, potential)
-
-    def _apply(self, operation: Operation, inputs: Sequence[Any]) -> list[Array]:
-        have_time = [slot in self.program.has_time for slot in operation.inputs]
-        if self.product_dtype and operation.eqn.primitive.name in PRODUCTS:
-            return self._rounded_product(operation, inputs, have_time)
-        return bind_over_time(operation.eqn, inputs, have_time)
-
-    def _rounded_product(self, operation: Operation, inputs: Sequence[Any], have_time: Sequence[bool]) -> list[Array]:
-        """The product with weights in the type that was asked for; so are the spikes, where it holds them exactly."""
-        single, position = jnp.dtype(jnp.float32), have_time.index(True)
-        spikes, unit = jnp.asarray(inputs[position]), self.units.of(operation.inputs[position])
-        fits = unit is not None or spikes.dtype == self.product_dtype
-        dtype = self.product_dtype if fits else at_least_single(spikes.dtype)
-        whole = spikes if unit is None else spikes / unit
-        operands = [whole if timed else self._rounded(x) for x, timed in zip(inputs, have_time, strict=True)]
-        wanted = single if fits else dtype
-        (products,) = bind_over_time(
-            operation.eqn, [x.astype(dtype) for x in operands], have_time, preferred_element_type=wanted
-        )
-        products = products if unit is None else products * unit
-        return [products.astype(type_of(operation.eqn.outvars[0]).dtype)]
-
-    def _rounded(self, weights: Any) -> Array:
-        """The weights as numbers that `product_dtype` holds; a mere cast there and back is left out by XLA."""
-        about, weights = jnp.finfo(self.product_dtype), jnp.asarray(weights)
-        return jax.lax.reduce_precision(weights, about.nexp, about.nmant)
-
-    def _over_time(self, slot: Slot, values: Values, length: int) -> Array:
-        value = jnp.asarray(values[slot])
-        return value if slot in self.program.has_time else jnp.broadcast_to(value, (length, *value.shape))
-
-
-def _evaluate_fixed(program: Program, inputs: Sequence[Any]) -> Values:
-    values = program.constants | dict(zip(program.inputs, inputs, strict=True))
-    for operation in program.fixed:
-        results = bind(operation.eqn, *(values[slot] for slot in operation.inputs))
-        values.update(zip(operation.outputs, results, strict=True))
-    refuse_thresholds(program, values)
-    return values
 
 
 def check_thresholds(thresholds: Mapping[str, Any]) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _simulation(spiking: SpikingFunction, args: tuple) -> Callable:
 
 def _names(ann: Callable, spiking: SpikingFunction, args: tuple) -> list[str]:
     """The activations that became neurons. Raises InputError where `ann` has none of that name."""
-    known = {operation.activation.name for operation in network_of(trace(ann, args, {})[0]).activations}
+    known = {each.activation.name for each in network_of(trace(ann, args, {})[0], spiking.encoders).activations}
     _, spikes = jax.eval_shape(_simulation(spiking, args), *arrays_of(args, {}))
     names = [name for population in spikes for name in population]
     strange = [name for name in names if name not in known]
@@ -160,7 +160,7 @@ def _compare(
     ann: Callable, simulation: Callable, spiking: SpikingFunction, names: Sequence[str], arrays: list[Any]
 ) -> tuple[_Hits, _Squares, list[tuple[_Squares, _Squares]]]:
     """The sums over a batch."""
-    network = network_of(jax.make_jaxpr(ann)(*arrays))
+    network = network_of(jax.make_jaxpr(ann)(*arrays), spiking.encoders)
     thresholds = by_present_names(spiking.thresholds or {}, network.operations)
     by_name = {operation.activation.name: operation for operation in network.activations}
     populations = [by_name[name] for name in names]
@@ -190,7 +190,8 @@ def _run_alone(
     name, _, current, own = operation.activation
     threshold = thresholds.get(name, None if own is None else values[own])
     currents = jnp.asarray(values[current])
-    return run(spiking.neuron, jnp.broadcast_to(currents, (spiking.steps, *currents.shape)), threshold)[0]
+    currents = jnp.broadcast_to(currents, (spiking.steps, *currents.shape))
+    return run(spiking.neuron_at(operation), currents, threshold)[0]
 
 
 def _floating(values: Array) -> Array:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import jax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from gnsnn_jax._types import Array
@@ -23,6 +24,7 @@ from gnsnn_jax.engine.jaxprs import (
     type_of,
     without_dead_code,
 )
+from gnsnn_jax.engine.loops import branched, unrolled
 from gnsnn_jax.engine.parameters import parameter_p
 
 Slot = int  # names a value; every value of a network has its own
@@ -36,6 +38,7 @@ class Origin(NamedTuple):
     scope: tuple[str, ...] = ()
     function: str | None = None
     in_norm: bool = False
+    passes: str = ""  # of the loops around it, whose module is not known yet: "[3]"
 
     @property
     def place(self) -> str | None:
@@ -44,12 +47,19 @@ class Origin(NamedTuple):
 
     def inside(self, eqn: JaxprEqn) -> Origin:
         """The origin of the operations within an equation."""
+        scope = scope_of(eqn)
+        numbered = (scope[0] + self.passes, *scope[1:]) if scope and self.passes else scope
         return Origin(
             self.frames + frames_of(eqn),
-            self.scope + scope_of(eqn),
+            self.scope + numbered,
             self.function or library_function(eqn),
             self.in_norm or made_in_a_norm(eqn),
+            "" if scope else self.passes,
         )
+
+    def in_pass(self, number: str) -> Origin:
+        """The origin of the operations in one pass of a loop, such as "[3]", named at the module within the loop."""
+        return self._replace(passes=self.passes + number)
 
 
 class Activation(NamedTuple):
@@ -175,8 +185,19 @@ def _needed_or_shown(operations: Sequence[Operation], wanted: Sequence[Slot]) ->
 # Entering calls.
 
 
-def entered(traced: ClosedJaxpr, enters: Callable[[JaxprEqn], bool]) -> Network:
-    """The operations that the outputs need, calls entered; `enters` decides on calls with a gradient of their own."""
+class Entering(NamedTuple):
+    """What is entered besides plain calls.
+
+    calls    of calls with a gradient of their own, which are
+    loops    of scans and branches, which are written out
+    """
+
+    calls: Callable[[JaxprEqn], bool]
+    loops: Callable[[JaxprEqn], bool] = lambda eqn: False
+
+
+def entered(traced: ClosedJaxpr, enters: Entering) -> Network:
+    """The operations that the outputs need, with calls and loops entered."""
     network, traced = Network(), without_dead_code(traced)
     network.inputs = tuple(network.new_slot() for _ in traced.jaxpr.invars)
     network.outputs = tuple(_enter(network, traced, network.inputs, Origin(), enters))
@@ -184,7 +205,9 @@ def entered(traced: ClosedJaxpr, enters: Callable[[JaxprEqn], bool]) -> Network:
     return network
 
 
-def _enter(network: Network, called: ClosedJaxpr, inputs: Sequence[Slot], origin: Origin, enters) -> list[Slot]:
+def _enter(
+    network: Network, called: ClosedJaxpr, inputs: Sequence[Slot], origin: Origin, enters: Entering
+) -> list[Slot]:
     """Adds the operations of a jaxpr to the network; returns the slots of its outputs."""
     slots = dict(zip(called.jaxpr.constvars, map(network.constant, called.consts), strict=True))
     slots.update(zip(called.jaxpr.invars, inputs, strict=True))
@@ -198,13 +221,36 @@ def _enter(network: Network, called: ClosedJaxpr, inputs: Sequence[Slot], origin
     return [slot_of(atom) for atom in called.jaxpr.outvars]
 
 
-def _add(network: Network, eqn: JaxprEqn, inputs: tuple[Slot, ...], origin: Origin, enters) -> Sequence[Slot]:
+def _add(network: Network, eqn: JaxprEqn, inputs: tuple[Slot, ...], origin: Origin, enters: Entering) -> Sequence[Slot]:
     if eqn.primitive is parameter_p:
         network.parameters.update(inputs)
         return inputs
     called = called_by(eqn)
-    if called and (not has_own_gradient(eqn) or enters(eqn)):
+    if called and (not has_own_gradient(eqn) or enters.calls(eqn)):
         return _enter(network, called, inputs, origin.inside(eqn), enters)
+    if eqn.primitive.name in ("scan", "cond") and enters.loops(eqn):
+        return _enter_loop(network, eqn, inputs, origin.inside(eqn), enters)
     outputs = tuple(network.new_slot() for _ in eqn.outvars)
     network.operations.append(Operation(eqn, inputs, outputs, origin))
     return outputs
+
+
+def _enter_loop(
+    network: Network, eqn: JaxprEqn, inputs: tuple[Slot, ...], origin: Origin, enters: Entering
+) -> list[Slot]:
+    enter = lambda body, slots, number: _enter(network, body, slots, origin.in_pass(number), enters)
+    if eqn.primitive.name == "scan":
+        return unrolled(eqn, inputs, enter)
+    return branched(eqn, inputs, _known_value(network, inputs[0]), enter)
+
+
+def _known_value(network: Network, slot: Slot) -> Any:
+    """The value of a slot that constants alone decide, None for another."""
+    makers = needed(network.operations, [slot])
+    made = {output for maker in makers for output in maker.outputs}
+    sources = {slot, *(each for maker in makers for each in maker.inputs)} - made
+    values = [network.constants.get(source) for source in sources]
+    if any(value is None or isinstance(value, jax.core.Tracer) for value in values):
+        return None
+    with jax.ensure_compile_time_eval():
+        return evaluate(Network(constants=network.constants, operations=makers), [], [slot])[0]

@@ -25,6 +25,7 @@ CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
+CONTROL_FLOW = ("scan", "while", "cond")
 CONVOLUTIONS = ("conv_general_dilated", "repaired_convolution")
 # Operations that apply weights.
 WEIGHTED = ("dot_general", *CONVOLUTIONS, "ragged_dot_general")
@@ -75,10 +76,10 @@ def bind_over_time(eqn: JaxprEqn, values: Sequence[Any], have_time: Sequence[boo
 def scope_of(eqn: JaxprEqn) -> tuple[str, ...]:
     """The modules that an equation was made in, outermost first, where a framework left their names.
 
-    A transformation in between, as in "vmap(Block)/Dense_0", is no module.
+    A transformation in between, as in "vmap(Block)/Dense_0", is no module, and no formula of `einsum` is one.
     """
     names = re.sub(r"\w+\(|\)", "", str(eqn.source_info.name_stack))
-    return tuple(name for name in names.split("/") if name)
+    return tuple(name for name in names.split("/") if name and "->" not in name)
 
 
 _NORM = re.compile(r"(batch|layer|group|instance|rms|weight)_?norm|normali[sz]ation|standardize", re.IGNORECASE)

@@ -71,13 +71,19 @@ def _shared_depth(paths: Sequence[tuple[str, ...]]) -> int:
 def _name(operation: Operation, origin: Origin, shared: _Shared) -> str:
     if origin.scope:
         return _module_name(operation, origin, shared)
-    functions = functions_of(origin.frames)[shared.functions :] or (module_of(origin.frames),)
-    return "/".join(filter(None, [*functions, operation.activation.kind]))
+    functions = [*filter(None, functions_of(origin.frames)[shared.functions :] or (module_of(origin.frames),))]
+    return "/".join(_numbered_by_pass([*functions, operation.activation.kind], origin))
 
 
 def _module_name(operation: Operation, origin: Origin, shared: _Shared) -> str:
     kind, path = operation.activation.kind, origin.scope[shared.modules :]
-    return "/".join([*path, kind] if origin.scope in shared.containers else path) or kind
+    names = [*path, kind] if origin.scope in shared.containers or not path else path
+    return "/".join(_numbered_by_pass(names, origin))
+
+
+def _numbered_by_pass(names: Sequence[str], origin: Origin) -> list[str]:
+    """The names with the passes of loops at the first of them, where no module within the loop has the number."""
+    return [names[0] + origin.passes, *names[1:]]
 
 
 def _former_name(operation: Operation, origin: Origin, shared: _Shared) -> str:

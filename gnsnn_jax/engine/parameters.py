@@ -55,10 +55,13 @@ def _arrays(tree: Any) -> list[Any]:
 
 
 def _last_with_arrays(args: tuple, kwargs: Mapping[str, Any]) -> Any:
-    found = [arrays for arrays in map(_arrays, [*args, *kwargs.values()]) if arrays]
-    return found[-1][0] if found else None
+    """The first array of the last argument that holds one with axes: a number beside the data has none."""
+    found = [[each for each in _arrays(argument) if np.ndim(each)] for argument in (*args, *kwargs.values())]
+    return next((arrays[0] for arrays in reversed(found) if arrays), None)
 
 
 def _is_other_batch(argument: Any, last: Any) -> bool:
+    if last is None:
+        return False
     one, other = (tuple(getattr(x, "shape", np.shape(x))) for x in (argument, last))
     return max(len(one), len(other)) > 1 and one[:1] != other[:1]

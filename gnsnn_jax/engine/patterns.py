@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from gnsnn_jax.engine.graph import Network, Operation, Slot, entered, reached_from
+from gnsnn_jax.engine.graph import Entering, Network, Operation, Slot, entered, reached_from
 from gnsnn_jax.engine.jaxprs import called_by, has_own_gradient, inner_jaxprs, type_of
 from gnsnn_jax.method.activations import qcfs_p
 
@@ -310,7 +310,7 @@ def _cut_by(eqn: JaxprEqn) -> _OwnCut | None:
     called = called_by(eqn)
     if not called or not has_own_gradient(eqn) or len(called.jaxpr.invars) != 1 or len(eqn.outvars) != 1:
         return None
-    body = entered(called, encloses_activation)
+    body = entered(called, Entering(encloses_activation))
     reader = Reader(body, reached_from(body.operations, body.inputs))
     last = reader.makers.get(body.outputs[0])
     cut = reader.cut_at(last) if last else None

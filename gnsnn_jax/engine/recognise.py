@@ -8,33 +8,55 @@ of parameters is.
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from gnsnn_jax.engine.dependence import Dependence, bends_currents, dependence_of, feeds_layers
-from gnsnn_jax.engine.graph import Activation, Network, Operation, entered
-from gnsnn_jax.engine.jaxprs import inner_jaxprs
+from gnsnn_jax.engine.encoders import Encoders, with_encoders
+from gnsnn_jax.engine.graph import Activation, Entering, Network, Operation, entered
+from gnsnn_jax.engine.jaxprs import WEIGHTED, applies, inner_jaxprs, type_of
 from gnsnn_jax.engine.names import named
 from gnsnn_jax.engine.patterns import Cut, Reader, encloses_activation, is_activation_anywhere, upper_bound
+from gnsnn_jax.engine.rules import known_rule_of, nowhere
 from gnsnn_jax.method.activations import qcfs_p
 
 __all__ = ["holds_activation", "network_of", "not_linear", "upper_bound"]
 
 
-def network_of(traced: ClosedJaxpr) -> Network:
-    """The operations of a traced network, with its activations marked and named.
+def network_of(traced: ClosedJaxpr, encoders: Encoders = "auto") -> Network:
+    """The operations of a traced network, with its activations and encoders marked and named.
 
     Args:
-        traced: by `jax.make_jaxpr` or `tracing`. Calls are entered, and what the outputs do not need is left out.
+        traced: by `jax.make_jaxpr` or `tracing`. Calls are entered, loops with activations inside are written out,
+            and what the outputs do not need is left out.
+        encoders: where they stand, as in `to_spiking`.
     """
-    network = entered(traced, encloses_activation)
-    network.operations = named(_marked(network))
+    network = entered(traced, Entering(encloses_activation, _is_written_out))
+    network.operations = named(with_encoders(network, _marked(network), encoders))
     return network
 
 
 def holds_activation(eqn: JaxprEqn) -> bool:
     """Whether an operation that is not entered, such as a loop, has activations within it."""
-    inside = (operation for body in inner_jaxprs(eqn) for operation in _marked(entered(body, encloses_activation)))
+    inside = (
+        operation for body in inner_jaxprs(eqn) for operation in _marked(entered(body, Entering(encloses_activation)))
+    )
     return any(operation.is_activation or holds_activation(operation.eqn) for operation in inside)
+
+
+def _is_written_out(eqn: JaxprEqn) -> bool:
+    """Whether a loop or branch has activations within it, or weights beside what is not linear: encoders then."""
+    return holds_activation(eqn) or (applies(eqn, WEIGHTED) and _bends_within(eqn))
+
+
+def _bends_within(eqn: JaxprEqn) -> bool:
+    inside = [inner for jaxpr in inner_jaxprs(eqn) for inner in jaxpr.eqns]
+    return any(_is_bent_float(inner) or _bends_within(inner) for inner in inside)
+
+
+def _is_bent_float(eqn: JaxprEqn) -> bool:
+    is_bent = known_rule_of(eqn).linear is nowhere and not any(True for _ in inner_jaxprs(eqn))
+    return is_bent and any(jnp.issubdtype(type_of(var).dtype, jnp.floating) for var in eqn.outvars)
 
 
 def not_linear(network: Network) -> list[Operation]:

@@ -1,37 +1,62 @@
 """What the engine knows of JAX's operations: one table, keyed by the primitive.
 
-A rule says in which operands an operation is linear, whether it applies weights, and what to do where spikes
-reach it and it is not linear in them. `register` adds a rule for a primitive of one's own.
+A rule says everything that the engine asks about an operation behind spikes: in which operands it is linear, how it
+runs over time where it is not, whether it applies weights, how its connections are counted, which whole units its
+results keep, and what to do where it does not convert. `register` adds a rule for a primitive of your own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Primitive, primitives
 
+from gnsnn_jax.engine import unit_rules
 from gnsnn_jax.engine.jaxprs import inner_jaxprs
 
 # Whether an operation is linear in the operands at these positions together, the others being fixed.
 Linear = Callable[[JaxprEqn, frozenset[int]], bool]
 
 
+class OverTime(Enum):
+    """How an operation runs over time where it is not linear in the operands that vary.
+
+    OF_MEANS  on the means of its operands so far: m_out(t) = f(m(t)), exact in the mean for any f
+    OF_SUMS   on their sums so far: x_out(t) = f(S(t)) - f(S(t-1)), the same for f(a x) = a f(x) with a > 0, and of
+              spikes it makes spikes again where f picks one of its operands, as max-pooling does
+    REFUSED   not at all, as it has no meaning for a mean
+    """
+
+    OF_MEANS = "means"
+    OF_SUMS = "sums"
+    REFUSED = "refused"
+
+
 @dataclass(frozen=True)
 class Rule:
     """What the engine knows of an operation.
 
-    linear      whether it is linear in the operands at some positions together
-    remedy      what to do where spikes reach it and it is not
-    weighted    whether one of its operands are the weights of a layer
+    Args:
+        linear: whether it is linear in the operands at some positions together; how a linear operation runs over
+            time is its batching rule, at all steps at once.
+        otherwise: how it runs over time where it is not linear.
+        remedy: what to do where that is refused.
+        weighted: whether one of its operands are the weights of a layer.
+        moves: whether each output is one input, moved or scaled; no two are added up.
+        unit: the unit of its outputs where those of its inputs are whole numbers of a unit, see `unit_rules`.
     """
 
     linear: Linear
-    remedy: str = "use operations that are linear in the spikes, or move it out of the network"
+    otherwise: OverTime = OverTime.OF_MEANS
+    remedy: str = "leave it out of the network and apply it to the mean of the outputs over time"
     weighted: bool = False
+    moves: bool = False
+    unit: unit_rules.UnitRule | None = None
 
 
 def everywhere(eqn: JaxprEqn, positions: frozenset[int]) -> bool:
@@ -70,90 +95,90 @@ def _keeps_fractions(eqn: JaxprEqn, positions: frozenset[int]) -> bool:
     return not positions or jnp.issubdtype(eqn.params["new_dtype"], jnp.inexact)
 
 
-_USE_ANOTHER = (
-    "conversion knows the activations relu, clip(x, 0, a) and gnsnn_jax.qcfs; use one, or move this out of the network"
-)
-NORM_REMEDY = (
-    "a batch norm converts in inference mode (train=False, use_running_average=True); layer and group norms behind "
-    "spikes do not"
-)
-_OF_THE_MEAN = "leave it out of the network and apply it to the mean of the outputs over time"
-_NOT_A_MEAN = f"it has no meaning for single spikes; {_OF_THE_MEAN}"
-_MAXIMUM = "the maximum of spike trains is not the maximum of their rates; use average pooling"
-_PRODUCT = f"it multiplies one spike train by another, and only products with fixed values convert; {_OF_THE_MEAN}"
-_BITS = "spikes are no integers or truth values here; make this depend on fixed values only"
-_CONDITION = "the condition must not depend on spikes; " + _USE_ANOTHER
+OF_MEANS, OF_SUMS, REFUSED = OverTime
+
+_OF_THE_MEAN = Rule.remedy
+_INDICES = f"integers made of spikes select values, which has no mean; {_OF_THE_MEAN}"
+_NOT_A_MEAN = f"it has no meaning for the mean of spikes; {_OF_THE_MEAN}"
+_BITS = "the bits of a number have no mean; make this depend on fixed values only"
 _RANDOM = "random numbers must not depend on spikes"
-_MATRIX = f"decompositions of matrices made of spikes do not convert; {_OF_THE_MEAN}"
+_UNSEEN = f"JAX cannot see inside; {_OF_THE_MEAN}"
 
 # Rules by the names of JAX's primitives; a name that a version of JAX does not have is passed over.
 _BY_NAME: dict[str, Rule] = {}
 
 
-def _rule(names: str, linear: Linear, remedy: str = Rule.remedy, weighted: bool = False) -> None:
-    _BY_NAME.update(dict.fromkeys(names.split(), Rule(linear, remedy, weighted)))
+def _rule(names: str, linear: Linear, otherwise: OverTime = OF_MEANS, **more: Any) -> None:
+    _BY_NAME.update(dict.fromkeys(names.split(), Rule(linear, otherwise, **more)))
 
 
-# Linear: sums, and what moves, repeats or leaves out values.
+# Linear: what moves, repeats or leaves out values ...
 _rule(
-    "add add_any sub neg reduce_sum reduce_window_sum cumsum fft copy copy_p name device_put "
-    "reshape broadcast_in_dim squeeze expand_dims transpose rev slice split concatenate stack unstack tile pad "
-    "real imag conj complex reduce_precision optimization_barrier sharding_constraint reshard mesh_cast "
-    "layout_constraint pvary pcast psum psum_invariant psum2 pbroadcast "
-    "all_gather all_gather_invariant all_to_all ppermute "
-    "psum_scatter reduce_scatter debug_callback debug_print stop_gradient computed_once custom_lin "
-    "linear_call",
-    everywhere,
+    "reshape broadcast_in_dim squeeze expand_dims transpose rev slice split unstack tile copy copy_p name device_put "
+    "sharding_constraint reshard neg encode parameter",
+    everywhere, moves=True, unit=unit_rules.moved,
 )  # fmt: skip
-_rule("convert_element_type", _keeps_fractions, "rounding to integers is not linear; " + _OF_THE_MEAN)
-_rule("div", only(0), "spikes cannot be divided by; divide by fixed values only")
-_rule("gather dynamic_slice get", only(0), "indices must not depend on spikes")
-_rule("dynamic_update_slice swap", only(0, 1), "indices must not depend on spikes")
-_rule("scatter scatter-add scatter_add scatter-sub scatter_sub", only(0, 2), "indices must not depend on spikes")
-_rule("scatter-mul scatter_mul", only(0), _PRODUCT)
-_rule("triangular_solve", only(1), _MATRIX)
-_rule("tridiagonal_solve", only(3), _MATRIX)
-_rule("custom_linear_solve", _from(lambda eqn: sum(eqn.params["const_lengths"])), _MATRIX)
-_rule("sort", _from(lambda eqn: eqn.params["num_keys"]), _NOT_A_MEAN)
-_rule("select_n", _from(lambda eqn: 1), _CONDITION)
-_rule("select_and_scatter_add", only(0), _MAXIMUM)
-_rule("select_and_gather_add", only(0), _MAXIMUM)
-_rule("reduce reduce_window", _adds, "only sums convert; " + _MAXIMUM)
-# Linear in one operand at a time.
-_rule("mul", one_at_a_time, _PRODUCT)
+_rule("concatenate stack", everywhere, moves=True, unit=unit_rules.joined(max))
+_rule("pad", everywhere, moves=True, unit=unit_rules.padded)
+_rule("convert_element_type", _keeps_fractions, moves=True, unit=unit_rules.moved)
+_rule("reduce_precision optimization_barrier", everywhere, moves=True)
+_rule(
+    "real imag conj complex mesh_cast layout_constraint pvary pcast pbroadcast all_gather all_gather_invariant "
+    "all_to_all ppermute debug_callback debug_print stop_gradient computed_once",
+    everywhere,
+)
+_rule("gather dynamic_slice", only(0), REFUSED, remedy=_INDICES, moves=True, unit=unit_rules.moved)
+_rule("get", only(0), REFUSED, remedy=_INDICES)
+_rule("dynamic_update_slice swap", only(0, 1), REFUSED, remedy=_INDICES)
+# ... sums ...
+_rule("add add_any sub", everywhere, unit=unit_rules.joined(sum))
+_rule("reduce_sum", everywhere, unit=unit_rules.summed(unit_rules.reduced))
+_rule("reduce_window_sum", everywhere, unit=unit_rules.summed(unit_rules.in_window))
+_rule("cumsum", everywhere, unit=unit_rules.summed(unit_rules.accumulated))
+_rule("fft psum psum_invariant psum2 psum_scatter reduce_scatter custom_lin linear_call", everywhere)
+_rule("reduce reduce_window", _adds)
+_rule("scatter scatter-add scatter_add scatter-sub scatter_sub", only(0, 2), REFUSED, remedy=_INDICES)
+_rule("scatter-mul scatter_mul", only(0), REFUSED, remedy=_INDICES)
+_rule("select_and_scatter_add select_and_gather_add", only(0))
+_rule("select_n", _from(lambda eqn: 1))
+_rule("sort", _from(lambda eqn: eqn.params["num_keys"]))
+# ... products, linear in one operand at a time, and solutions of linear systems.
+_rule("mul", one_at_a_time, moves=True, unit=unit_rules.scaled(jnp.multiply, (0, 1)))
+_rule("div", only(0), moves=True, unit=unit_rules.scaled(jnp.divide, (0,)))
 _rule(
     "dot_general conv_general_dilated repaired_convolution ragged_dot_general ragged_dot scaled_matmul",
-    one_at_a_time, _PRODUCT, weighted=True,
+    one_at_a_time, weighted=True,
 )  # fmt: skip
+_rule("triangular_solve", only(1))
+_rule("tridiagonal_solve", only(3))
+_rule("custom_linear_solve", _from(lambda eqn: sum(eqn.params["const_lengths"])))
+# Not linear, and positively homogeneous: each output is one of the inputs.
+_rule("max min reduce_max reduce_min cummax cummin pmax pmin", nowhere, OF_SUMS, unit=unit_rules.picked)
+_rule("reduce_window_max reduce_window_min", nowhere, OF_SUMS, unit=unit_rules.picked)
 # Not linear.
-_rule("max min clamp abs sign", nowhere, _USE_ANOTHER)
 _rule(
-    "tanh logistic erf erfc erf_inv sin cos tan sinh cosh asin acos atan asinh acosh atanh atan2", nowhere, _USE_ANOTHER
-)
-_rule("square integer_pow pow sqrt rsqrt cbrt", nowhere, f"a power of spikes is not linear in them; {_OF_THE_MEAN}")
-_rule("exp exp2 expm1 log log1p", nowhere, _NOT_A_MEAN)
-_rule("argmax argmin top_k approx_top_k cummax cummin cumprod cumlogsumexp reduce_prod", nowhere, _NOT_A_MEAN)
-_rule(
-    "reduce_window_max reduce_window_min reduce_max reduce_min pmax pmin select_and_scatter scatter-max scatter_max "
-    "scatter-min scatter_min",
-    nowhere, _MAXIMUM,
-)  # fmt: skip
-_rule("floor ceil round rem nextafter is_finite bitcast_convert_type", nowhere, _NOT_A_MEAN)
-_rule("eq ne lt le gt ge eq_to le_to lt_to and or not xor reduce_and reduce_or reduce_xor", nowhere, _CONDITION)
-_rule("clz population_count mulhi shift_left shift_right_arithmetic shift_right_logical", nowhere, _BITS)
-_rule(
+    "clamp abs sign tanh logistic erf erfc erf_inv sin cos tan sinh cosh asin acos atan asinh acosh atanh atan2 "
+    "square integer_pow pow sqrt rsqrt cbrt exp exp2 expm1 log log1p cumprod cumlogsumexp reduce_prod "
+    "floor ceil round rem nextafter is_finite eq ne lt le gt ge eq_to le_to lt_to and or not xor "
+    "reduce_and reduce_or reduce_xor select_and_scatter scatter-max scatter_max scatter-min scatter_min "
     "bessel_i0e bessel_i1e digamma igamma igammac igamma_grad_a lgamma polygamma regularized_incomplete_beta zeta "
-    "random_gamma_grad",
-    nowhere, _NOT_A_MEAN,
+    "random_gamma_grad "
+    "cholesky cholesky_update eig eigh hessenberg householder_product lu lu_pivots_to_permutation qr schur svd "
+    "tridiagonal geqrf geqp3 symmetric_product",
+    nowhere,
+)
+# Without a mean.
+_rule("argmax argmin top_k approx_top_k", nowhere, REFUSED, remedy=_NOT_A_MEAN)
+_rule(
+    "bitcast_convert_type clz population_count mulhi shift_left shift_right_arithmetic shift_right_logical",
+    nowhere, REFUSED, remedy=_BITS,
 )  # fmt: skip
-_rule("cholesky cholesky_update eig eigh hessenberg householder_product lu lu_pivots_to_permutation qr schur svd "
-      "tridiagonal geqrf geqp3 symmetric_product", nowhere, _MATRIX)  # fmt: skip
 _rule(
     "random_bits random_fold_in random_gamma random_seed random_split random_wrap random_unwrap random_clone "
     "rng_bit_generator rng_uniform threefry2x32 iota empty empty2 axis_index after_all create_token dce_sink",
-    nowhere, _RANDOM,
+    nowhere, REFUSED, remedy=_RANDOM,
 )  # fmt: skip
-_rule("pure_callback io_callback ragged_all_to_all stage", nowhere, "JAX cannot see inside; " + _OF_THE_MEAN)
+_rule("pure_callback io_callback ragged_all_to_all stage", nowhere, REFUSED, remedy=_UNSEEN)
 # What the engine enters or walks through, and so never asks a rule for.
 ENTERED = frozenset(
     "jit pjit remat2 checkpoint closed_call core_call call custom_jvp_call custom_vjp_call scan while cond".split()
@@ -170,12 +195,18 @@ RULES: dict[Primitive, Rule] = {each: _BY_NAME[each.name] for each in known_prim
 
 
 def register(primitive: Primitive, rule: Rule) -> None:
-    """Tells the engine about a primitive of one's own, or otherwise about one of JAX's.
+    """Tells the engine about a primitive of your own, or replaces what it knows of one of JAX's.
 
-        register(my_primitive, Rule(everywhere))                 # linear in all operands together
-        register(my_matmul, Rule(one_at_a_time, weighted=True))  # a product of data and weights
+        register(my_primitive, Rule(everywhere))                       # linear in all operands together
+        register(my_matmul, Rule(one_at_a_time, weighted=True))        # a product of data and weights
+        register(my_pooling, Rule(nowhere, OverTime.OF_SUMS))          # max-pooling in a way of your own
 
-    How it runs over time is its batching rule, which `jax.interpreters.batching` registers.
+    A linear operation needs the batching rule that `jax.interpreters.batching` registers, and so does any other:
+    it is applied to all time-steps of a chunk at once.
+
+    Args:
+        primitive: of JAX, or a `jax.extend.core.Primitive`.
+        rule: replaces one that is there.
     """
     RULES[primitive] = rule
 
@@ -185,13 +216,14 @@ def rule_of(eqn: JaxprEqn) -> Rule | None:
     return RULES.get(eqn.primitive) or _BY_NAME.get(eqn.primitive.name)
 
 
+UNKNOWN = Rule(nowhere, REFUSED, remedy="conversion has no rule for it; gnsnn_jax.engine.rules.register adds one")
+
+
+def known_rule_of(eqn: JaxprEqn) -> Rule:
+    """The rule for an equation, or that of an unknown operation, which is refused behind spikes."""
+    return rule_of(eqn) or UNKNOWN
+
+
 def is_linear(eqn: JaxprEqn, positions: Any) -> bool:
     """Whether an operation without calls in it is linear in the operands at these positions together."""
-    rule = rule_of(eqn)
-    return rule is not None and rule.linear(eqn, frozenset(positions))
-
-
-def remedy_of(eqn: JaxprEqn) -> str:
-    """What to do where spikes reach an operation that is not linear in them."""
-    rule = rule_of(eqn)
-    return rule.remedy if rule else Rule.remedy
+    return known_rule_of(eqn).linear(eqn, frozenset(positions))

@@ -1,78 +1,111 @@
-"""The operations of a network, split into what spikes reach and what they do not.
+"""The operations of a network, split into what varies in time and what does not, and how what varies runs over time.
 
-Conversion asks that everything which a spike reaches be linear in the spikes; what is not is refused
-here, all of it at once, each with the place in the user's code and what to do.
+A value that varies in time is held in one of two views. After t steps a spike train x_1, ..., x_t with the sum S_t
+stands for its mean m_t = S_t / t:
+
+    INCREMENTS  x_t, as neurons emit them and weights pass them on
+    MEANS       m_t, as an operation that is not linear takes and makes them
+
+A linear operation keeps the view of its operands; of operands in both views it takes the means. What has no meaning
+for a mean is refused here, all of it at once, each with the place in the user's code and what to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from gnsnn_jax.engine.encoders import Encoders
 from gnsnn_jax.engine.graph import Network, Operation, Origin, Slot, needed
-from gnsnn_jax.engine.jaxprs import called_by, has_own_gradient, inner_jaxprs, type_of
+from gnsnn_jax.engine.jaxprs import CONTROL_FLOW, called_by, inner_jaxprs, type_of
 from gnsnn_jax.engine.names import by_present_names
 from gnsnn_jax.engine.recognise import holds_activation, network_of, not_linear
-from gnsnn_jax.engine.rules import NORM_REMEDY, is_linear, remedy_of
+from gnsnn_jax.engine.rules import OverTime, is_linear, known_rule_of
 from gnsnn_jax.errors import InputError, nearest
 from gnsnn_jax.method.activations import align
 
 SHOWN_NAMES = 8  # in a sentence
 
 
-@dataclass
-class Program:
-    """A network without calls: `fixed` is evaluated once, `timed` at each time-step after it.
+class View(Enum):
+    """What is held of a value that varies in time: what each step adds to it, or its mean so far."""
 
-    The inputs of an activation among `timed` are its current and its threshold.
+    INCREMENTS = "increments"
+    MEANS = "means"
+
+
+class How(Enum):
+    """How an operation runs over time: see `engine.rules.OverTime`; a linear one at each step by itself."""
+
+    LINEAR = "linear"
+    OF_MEANS = "means"
+    OF_SUMS = "sums"
+
+
+@dataclass
+class SpikingNetwork:
+    """A network without calls: `static` operations are evaluated once, `dynamic` ones at each time-step after them.
+
+    The inputs of an activation among `dynamic` are its current and its threshold; a population stands there.
     """
 
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
     constants: dict[Slot, Any]
-    fixed: list[Operation] = field(default_factory=list)
-    timed: list[Operation] = field(default_factory=list)
-    has_time: set[Slot] = field(default_factory=set)
+    static: list[Operation] = field(default_factory=list)
+    dynamic: list[Operation] = field(default_factory=list)
+    views: dict[Slot, View] = field(default_factory=dict)  # of what varies in time
     analog: list[str] = field(default_factory=list)  # operations before all neurons that are not linear, with places
     kept: list[str] = field(default_factory=list)  # activations that stay what they are, for want of a threshold
+    how: dict[tuple[Slot, ...], How] = field(default_factory=dict)  # dynamic operations that are no activations
 
     @property
-    def activations(self) -> list[Operation]:
-        return [operation for operation in self.timed if operation.is_activation]
+    def varying(self) -> Mapping[Slot, View]:
+        """The slots of the values that vary in time."""
+        return self.views
+
+    @property
+    def populations(self) -> list[Operation]:
+        return [operation for operation in self.dynamic if operation.is_activation]
 
     @property
     def is_sharded(self) -> bool:
         """Whether the type of some current says more than shape and dtype, as under explicit sharding."""
-        currents = (type_of(activation.eqn.outvars[0]) for activation in self.activations)
+        currents = (type_of(population.eqn.outvars[0]) for population in self.populations)
         return any(aval != jax.core.ShapedArray(aval.shape, aval.dtype) for aval in currents)
 
 
-def flatten(
-    traced: ClosedJaxpr, inputs_have_time: Sequence[bool], thresholds: Mapping[str, Any] | None = None
-) -> Program:
+def split(
+    traced: ClosedJaxpr,
+    inputs_vary: Sequence[bool],
+    thresholds: Mapping[str, Any] | None = None,
+    encoders: Encoders = "auto",
+) -> SpikingNetwork:
     """Enters every call of a traced network, sorts its operations and gives its activations their thresholds.
 
-    A threshold of `thresholds`, by name, comes before one that the activation has itself. A ReLU without
-    one that no spike reaches stays what it is.
+    A threshold of `thresholds`, by name, comes before one that the activation has itself. A ReLU or an encoder
+    without one that no spike reaches stays what it is.
 
-    Raises InputError where no activation is to become neurons, for thresholds of activations that are not
-    there or do not broadcast, and where spikes reach a ReLU without threshold or an operation that is not
-    linear in them; the error names each of these, its file and line, and the remedy.
+    Raises:
+        InputError: where no activation is to become neurons, for thresholds of activations that are not there or do
+            not broadcast, and where spikes reach an activation without threshold or an operation that has no
+            meaning for their mean; the error names each of these, its file and line, and the remedy.
     """
-    network = network_of(traced)
+    network = network_of(traced, encoders)
     thresholds = by_present_names(thresholds or {}, network.operations)
     _check_names(network, thresholds)
-    sorting = _Sorting(network, inputs_have_time, thresholds)
+    sorting = _Sorting(network, inputs_vary, thresholds)
     if sorting.refusals.lines:
         raise InputError(_refusal_text(sorting.refusals.lines))
-    if not sorting.program.activations:
-        raise InputError(_nothing_to_convert(network, inputs_have_time))
-    return sorting.program
+    if not sorting.found.populations:
+        raise InputError(_nothing_to_convert(network, inputs_vary))
+    return sorting.found
 
 
 class _Refusals(NamedTuple):
@@ -91,33 +124,26 @@ class _Refusals(NamedTuple):
         return _Refusals(self.lines, origin)
 
     def add(self, eqn: JaxprEqn, remedy: str, what: str | None = None) -> None:
-        place = self.origin.inside(eqn).place or "unknown place"
-        self.lines.append(f"{place}: {what or eqn.primitive.name}: {remedy}")
-
-    def add_not_linear(self, eqn: JaxprEqn) -> None:
         """Adds the operation, or the function of `jax.nn` that it is a part of."""
         origin = self.origin.inside(eqn)
-        if origin.function:
-            return self.add(eqn, FUNCTION_REMEDIES.get(origin.function, _NO_RELU), origin.function)
-        if has_own_gradient(eqn):
-            return self.add(eqn, _NO_RELU)
-        return self.add(eqn, NORM_REMEDY if origin.in_norm else remedy_of(eqn))
+        name = what or origin.function or eqn.primitive.name
+        self.lines.append(f"{origin.place or 'unknown place'}: {name}: {remedy}")
 
 
 class _Sorting:
-    def __init__(self, network: Network, inputs_have_time: Sequence[bool], thresholds: Mapping[str, Any]):
+    def __init__(self, network: Network, inputs_vary: Sequence[bool], thresholds: Mapping[str, Any]):
         self.network, self.thresholds = network, thresholds
-        self.program = Program(network.inputs, network.outputs, network.constants)
-        self.program.has_time = {
-            slot for slot, has_time in zip(network.inputs, inputs_have_time, strict=True) if has_time
-        }
+        self.found = SpikingNetwork(network.inputs, network.outputs, network.constants)
+        vary = (slot for slot, varies in zip(network.inputs, inputs_vary, strict=True) if varies)
+        self.found.views = dict.fromkeys(vary, View.INCREMENTS)
         self.refusals = _Refusals([])
         self.unconverted: list[Operation] = []
         self.absorbed: list[Operation] = []
         for operation in network.operations:
             self._add(operation)
-        self.program.analog = _in_words(self._in_front())
-        self.program.kept = [f"{operation.activation.name}: no threshold" for operation in self.unconverted]
+        self._check_outputs()
+        self.found.analog = _in_words(self._in_front())
+        self.found.kept = [f"{operation.activation.name}: no threshold" for operation in self.unconverted]
 
     def _add(self, operation: Operation) -> None:
         if operation.absorbed:
@@ -126,15 +152,31 @@ class _Sorting:
         refusals = self.refusals.of(operation.origin)
         if operation.is_activation:
             operation = self._with_threshold(operation, refusals)
-        have_time = [slot in self.program.has_time for slot in operation.inputs]
-        spread = [True] if operation.is_activation else _spread(operation.eqn, have_time, refusals)
-        self.program.has_time.update(slot for slot, timed in zip(operation.outputs, spread, strict=True) if timed)
-        timed = any(have_time) or operation.is_activation
-        (self.program.timed if timed else self.program.fixed).append(operation)
+        vary = [slot in self.found.views for slot in operation.inputs]
+        if operation.is_activation:
+            self.found.views.update(dict.fromkeys(operation.outputs, View.INCREMENTS))
+        elif any(vary):
+            self._run_over_time(operation, vary, refusals)
+        (self.found.dynamic if any(vary) or operation.is_activation else self.found.static).append(operation)
+
+    def _run_over_time(self, operation: Operation, vary: Sequence[bool], refusals: _Refusals) -> None:
+        over_time = _over_time(operation.eqn, vary, refusals)
+        views = {self.found.views[slot] for slot in operation.inputs if slot in self.found.views}
+        how = _how(operation.eqn, over_time, View.MEANS in views)
+        self.found.how[operation.outputs] = how
+        view = View.MEANS if how is How.OF_MEANS or View.MEANS in views else View.INCREMENTS
+        self.found.views.update(dict.fromkeys(operation.outputs, view))
 
     def _in_front(self) -> list[Operation]:
         """What is evaluated once, lies behind weights and is not linear in the data."""
-        return [each for each in not_linear(self.network) if each.outputs and each in self.program.fixed]
+        return [each for each in not_linear(self.network) if each.outputs and each in self.found.static]
+
+    def _check_outputs(self) -> None:
+        """Outputs are increments, and of whole numbers and truth values there are none."""
+        makers = {slot: operation for operation in self.found.dynamic for slot in operation.outputs}
+        for slot in self.network.outputs:
+            if self.found.views.get(slot) is View.MEANS and slot in makers and not _makes_floats(makers[slot], slot):
+                self.refusals.of(makers[slot].origin).add(makers[slot].eqn, _NO_FLOAT)
 
     def _with_threshold(self, operation: Operation, refusals: _Refusals) -> Operation:
         """The activation as neurons with a threshold, or as what it is where it has none and no spike reaches it."""
@@ -143,21 +185,23 @@ class _Sorting:
             given = jnp.asarray(self.thresholds[name])
             align(given, operation.shape, f"the threshold of {name!r}")
             threshold = self.network.constant(given)
-        if threshold in self.program.has_time:
+        if threshold in self.found.views:
             refusals.add(operation.eqn, "the threshold depends on spikes; make it a parameter", kind)
         if threshold is not None:
             return operation._replace(inputs=(current, threshold))
-        if current in self.program.has_time:
-            refusals.add(operation.eqn, f"the activation {name!r} has no threshold; {_FIND_THRESHOLDS}", kind)
+        if current in self.found.views:
+            what = "encoder" if kind == "encoder" else "activation"
+            refusals.add(operation.eqn, f"the {what} {name!r} has no threshold; {_FIND_THRESHOLDS}", kind)
             return operation._replace(inputs=(current,))
         self.unconverted.append(operation)
-        self.program.fixed.extend(needed(self.absorbed, operation.inputs))
+        self.found.static.extend(needed(self.absorbed, operation.inputs))
         return operation._replace(activation=None)
 
 
-_FIND_THRESHOLDS = (
-    "find one from data and convert with thresholds=gnsnn_jax.find_thresholds(ann, batches, levels), or use relu6, "
-    "clip(x, 0, a) or gnsnn_jax.qcfs, which have one"
+_FIND_THRESHOLDS = "find_thresholds finds one for each activation and encoder, and thresholds={...} gives them"
+_NO_FLOAT = (
+    "an output that is no floating-point number has no mean over time; leave it out of the network and apply it to "
+    "the mean of the outputs over time"
 )
 
 
@@ -172,11 +216,11 @@ def _check_names(network: Network, thresholds: Mapping[str, Any]) -> None:
         )
 
 
-def _nothing_to_convert(network: Network, inputs_have_time: Sequence[bool]) -> str:
+def _nothing_to_convert(network: Network, inputs_vary: Sequence[bool]) -> str:
     """Says so, and what will be in the way once the activations have thresholds."""
     names = [operation.activation.name for operation in network.activations]
     if names:
-        sorting = _Sorting(network, inputs_have_time, dict.fromkeys(names, 1.0))
+        sorting = _Sorting(network, inputs_vary, dict.fromkeys(names, 1.0))
         then = f"; but then {_refusal_text(sorting.refusals.lines)}" if sorting.refusals.lines else ""
         return f"the activations {_listed(names)} have no threshold; {_FIND_THRESHOLDS}{then}"
     return (
@@ -189,13 +233,20 @@ def candidates(network: Network) -> str:
     """The end of a sentence that found no activation: what might be one and what is in the way, a line for each."""
     found = _Refusals([])
     for operation in not_linear(network):
-        inside = found.of(operation.origin)
-        if holds_activation(operation.eqn):
-            inside.add(operation.eqn, _HIDDEN_ACTIVATION[operation.eqn.primitive.name in CONTROL_FLOW])
-        else:
-            inside.add_not_linear(operation.eqn)
+        inside, eqn = found.of(operation.origin), operation.eqn
+        inside.add(eqn, _HIDDEN_ACTIVATION if holds_activation(eqn) else _NO_ACTIVATION)
     lines = list(dict.fromkeys(found.lines))
     return "; these operations are not linear:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""
+
+
+_NO_ACTIVATION = (
+    "conversion knows the activations relu, clip(x, 0, a) and gnsnn_jax.qcfs; weights behind this operation would get "
+    "an encoder"
+)
+_HIDDEN_ACTIVATION = (
+    "an activation inside of a while loop, of a branch that depends on spikes or of a function with a gradient of its "
+    "own cannot be reached; write it out, or use scan, which is unrolled"
+)
 
 
 def _in_words(operations: Sequence[Operation]) -> list[str]:
@@ -212,96 +263,115 @@ def _listed(names: Sequence[str]) -> str:
     return shown + (f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else "") or "none"
 
 
-# How time spreads.
-
-_APPLY_AFTERWARDS = "leave it out of the network and apply it to the mean of the outputs over time"
-_NO_RELU = (
-    "conversion knows the activations relu, clip(x, 0, a) and gnsnn_jax.qcfs; use one, or move this out of the network"
-)
-# Of functions of jax.nn that are no activations.
-FUNCTION_REMEDIES = {
-    **dict.fromkeys(["softmax", "log_softmax", "logsumexp"], _APPLY_AFTERWARDS),
-    "standardize": NORM_REMEDY,
-}
-_HIDDEN_ACTIVATION = {
-    True: "an activation inside would need a neuron for each pass; write the layers out one by one",
-    False: "an activation inside cannot be reached; apply this to the converted network instead",
-}
-CONTROL_FLOW = ("scan", "while", "cond")
-
-
-def _spread(eqn: JaxprEqn, have_time: Sequence[bool], refusals: _Refusals) -> list[bool]:
-    """Which outputs of an operation vary in time when these inputs do; adds what cannot be to `refusals`."""
-    name = eqn.primitive.name
-    if holds_activation(eqn):
-        refusals.add(eqn, _HIDDEN_ACTIVATION[name in CONTROL_FLOW])
-        return [True] * len(eqn.outvars)
-    if not any(have_time):
-        return [False] * len(eqn.outvars)
-    if name in CONTROL_FLOW:
-        return _spread_control_flow(eqn, have_time, refusals)
-    if called := called_by(eqn):
-        return _spread_through(called.jaxpr, have_time, refusals.inside(eqn))
-    if not is_linear(eqn, [position for position, timed in enumerate(have_time) if timed]):
-        refusals.add_not_linear(eqn)
-    return [True] * len(eqn.outvars)
-
-
-def _spread_through(jaxpr: Jaxpr, have_time: Sequence[bool], refusals: _Refusals) -> list[bool]:
-    timed = {var for var, has_time in zip(jaxpr.invars, have_time, strict=True) if has_time}
-    is_timed = lambda atom: not isinstance(atom, Literal) and atom in timed
-    for eqn in jaxpr.eqns:
-        spread = _spread(eqn, [is_timed(atom) for atom in eqn.invars], refusals)
-        timed.update(var for var, has_time in zip(eqn.outvars, spread, strict=True) if has_time)
-    return [is_timed(atom) for atom in jaxpr.outvars]
-
-
-def _spread_control_flow(eqn: JaxprEqn, have_time: Sequence[bool], refusals: _Refusals) -> list[bool]:
-    """Loops and branches are applied as they are: they may carry spikes, not be steered by them."""
-    if eqn.primitive.name == "cond":
-        if have_time[0]:
-            refusals.add(eqn, "the branch taken must not depend on spikes")
-        inside = refusals.inside(eqn)
-        branches = [_spread_through(body.jaxpr, have_time[1:], inside) for body in inner_jaxprs(eqn)]
-        return [any(timed) for timed in zip(*branches, strict=True)]
-    return (_spread_scan if eqn.primitive.name == "scan" else _spread_while)(eqn, have_time, refusals)
-
-
-def _spread_scan(eqn: JaxprEqn, have_time: Sequence[bool], refusals: _Refusals) -> list[bool]:
-    body = eqn.params["jaxpr"].jaxpr
-    # A scanned input or output has one axis more outside of the body than in it.
-    whole = lambda outside, inside: sum(o.aval.shape == i.aval.shape for o, i in zip(outside, inside, strict=True))
-    carried = whole(eqn.outvars, body.outvars)
-    fixed = whole(eqn.invars, body.invars) - carried
-    head, carry, scanned = have_time[:fixed], have_time[fixed : fixed + carried], have_time[fixed + carried :]
-    carry, spread = _spread_carry(body, head, carry, scanned, refusals.inside(eqn))
-    return [*carry, *spread[carried:]]
-
-
-def _spread_while(eqn: JaxprEqn, have_time: Sequence[bool], refusals: _Refusals) -> list[bool]:
-    test_consts, body_consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    of_test, of_body = have_time[:test_consts], have_time[test_consts : test_consts + body_consts]
-    body, carry = eqn.params["body_jaxpr"].jaxpr, have_time[test_consts + body_consts :]
-    carry, _ = _spread_carry(body, of_body, carry, [], refusals.inside(eqn))
-    if any(_spread_through(eqn.params["cond_jaxpr"].jaxpr, [*of_test, *carry], _Refusals([]))):
-        refusals.add(eqn, "the number of passes must not depend on spikes")
-    return carry
-
-
-def _spread_carry(body: Jaxpr, fixed, carry, scanned, refusals: _Refusals) -> tuple[list[bool], list[bool]]:
-    """What of the carry has time once some pass gave it time, and what of the body's outputs has."""
-    carry = list(carry)
-    while True:
-        found = _Refusals([], refusals.origin)
-        spread = _spread_through(body, [*fixed, *carry, *scanned], found)
-        grown = [old or new for old, new in zip(carry, spread, strict=False)]
-        if grown == carry:
-            refusals.lines.extend(found.lines)
-            return carry, spread
-        carry = grown
-
-
-def _refusal_text(refusals: list[str]) -> str:
+def _refusal_text(refusals: Sequence[str]) -> str:
     unique = list(dict.fromkeys(refusals))
-    count = "an operation that is" if len(unique) == 1 else f"{len(unique)} operations that are"
-    return f"spikes reach {count} not linear in them:\n" + "\n".join(f"  {line}" for line in unique)
+    count = "an operation that does" if len(unique) == 1 else f"{len(unique)} operations that do"
+    return f"spikes reach {count} not convert:\n" + "\n".join(f"  {line}" for line in unique)
+
+
+def _makes_floats(operation: Operation, slot: Slot) -> bool:
+    var = operation.eqn.outvars[operation.outputs.index(slot)]
+    return jnp.issubdtype(type_of(var).dtype, jnp.inexact)
+
+
+# How an operation runs over time.
+
+
+def _how(eqn: JaxprEqn, over_time: OverTime | None, of_means: bool) -> How:
+    """`over_time` is None for a linear one. Sums are for increments: of means there are means already."""
+    if over_time is None:
+        return How.LINEAR
+    floats = all(jnp.issubdtype(type_of(var).dtype, jnp.floating) for var in eqn.outvars)
+    return How.OF_SUMS if over_time is OverTime.OF_SUMS and floats and not of_means else How.OF_MEANS
+
+
+def _over_time(eqn: JaxprEqn, vary: Sequence[bool], refusals: _Refusals) -> OverTime | None:
+    """How an operation runs over time whose operands vary so, None if it is linear in them; adds to `refusals`
+    what does not convert."""
+    if holds_activation(eqn):
+        refusals.add(eqn, _HIDDEN_ACTIVATION)
+        return OverTime.REFUSED
+    if any(True for _ in inner_jaxprs(eqn)) and not is_linear(eqn, _positions(vary)):
+        return _over_time_within(eqn, vary, refusals)
+    if is_linear(eqn, _positions(vary)):
+        return None
+    rule = known_rule_of(eqn)
+    if rule.otherwise is OverTime.REFUSED:
+        refusals.add(eqn, rule.remedy)
+    return rule.otherwise
+
+
+def _positions(vary: Sequence[bool]) -> list[int]:
+    return [position for position, varies in enumerate(vary) if varies]
+
+
+def _over_time_within(eqn: JaxprEqn, vary: Sequence[bool], refusals: _Refusals) -> OverTime | None:
+    """The same of a loop, a branch or a call, which is applied as a whole: linear if all within it is."""
+    bent: list[JaxprEqn] = []
+    _Within(refusals.inside(eqn), bent).outputs_of(eqn, vary)
+    return OverTime.OF_MEANS if bent else None
+
+
+class _Within(NamedTuple):
+    """Follows what varies through the bodies of loops, branches and calls; `bent` collects what is not linear."""
+
+    refusals: _Refusals
+    bent: list[JaxprEqn]
+
+    def outputs_of(self, eqn: JaxprEqn, vary: Sequence[bool]) -> list[bool]:
+        """Which outputs of an equation vary when these inputs do."""
+        follow = {"cond": self._of_cond, "scan": self._of_scan, "while": self._of_while}.get(eqn.primitive.name)
+        if follow:
+            return follow(eqn, vary)
+        if called := called_by(eqn):
+            return self._through(called.jaxpr, vary)
+        return [any(vary)] * len(eqn.outvars)
+
+    def _through(self, jaxpr: Jaxpr, vary: Sequence[bool]) -> list[bool]:
+        varying = {var for var, varies in zip(jaxpr.invars, vary, strict=True) if varies}
+        varies = lambda atom: not isinstance(atom, Literal) and atom in varying
+        for eqn in jaxpr.eqns:
+            given = [varies(atom) for atom in eqn.invars]
+            if not any(given):
+                continue
+            over_time = _over_time(eqn, given, self.refusals)
+            if over_time is not None:
+                self.bent.append(eqn)
+            outputs = self.outputs_of(eqn, given) if eqn.primitive.name in CONTROL_FLOW or called_by(eqn) else None
+            varying.update(var for at, var in enumerate(eqn.outvars) if outputs is None or outputs[at])
+        return [varies(atom) for atom in jaxpr.outvars]
+
+    def _of_cond(self, eqn: JaxprEqn, vary: Sequence[bool]) -> list[bool]:
+        if vary[0]:
+            self.refusals.add(eqn, "the branch taken must not depend on spikes; use jnp.where, which converts")
+        branches = [self._through(body.jaxpr, vary[1:]) for body in inner_jaxprs(eqn)]
+        return [any(varies) for varies in zip(*branches, strict=True)]
+
+    def _of_scan(self, eqn: JaxprEqn, vary: Sequence[bool]) -> list[bool]:
+        fixed, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+        head, carry, scanned = vary[:fixed], vary[fixed : fixed + carried], vary[fixed + carried :]
+        carry, outputs = self._through_passes(eqn.params["jaxpr"].jaxpr, head, carry, scanned)
+        return [*carry, *outputs[carried:]]
+
+    def _of_while(self, eqn: JaxprEqn, vary: Sequence[bool]) -> list[bool]:
+        test_consts, body_consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        of_test, of_body = vary[:test_consts], vary[test_consts : test_consts + body_consts]
+        body, carry = eqn.params["body_jaxpr"].jaxpr, vary[test_consts + body_consts :]
+        carry, _ = self._through_passes(body, of_body, carry, [])
+        quiet = _Within(_Refusals([]), [])
+        if any(quiet._through(eqn.params["cond_jaxpr"].jaxpr, [*of_test, *carry])):
+            self.refusals.add(eqn, "the number of passes must not depend on spikes")
+        return carry
+
+    def _through_passes(self, body: Jaxpr, fixed, carry, scanned) -> tuple[list[bool], list[bool]]:
+        """What of the carry varies once some pass made it vary, and what of the body's outputs does."""
+        carry = list(carry)
+        while True:
+            found = _Within(_Refusals([], self.refusals.origin), [])
+            outputs = found._through(body, [*fixed, *carry, *scanned])
+            grown = [old or new for old, new in zip(carry, outputs, strict=False)]
+            if grown == carry:
+                self.refusals.lines.extend(found.refusals.lines)
+                self.bent.extend(found.bent)
+                return carry, outputs
+            carry = grown
