@@ -372,7 +372,7 @@ def test_bad_input_is_explained(strided):
         observe(snn, [], variables=variables)
     with pytest.raises(gs.InputError, match="steps must be at least 1, got 0"):
         observe(snn, [images], variables=variables, steps=[0])
-    with pytest.raises(gs.InputError, match="whose inputs have no time axis"):
-        observe(gs.to_spiking(lambda x: gs.qcfs(x, 1.0, 1), IF, steps=2, time_axes=0), [jnp.ones((2, 3))])
+    with pytest.raises(gs.InputError, match="steps names 3 time-steps, but the inputs have 2"):
+        observe(gs.to_spiking(lambda x: gs.qcfs(x, 1.0, 1), IF, steps=2, time_axes=0), [jnp.ones((2, 3))], steps=[3])
     with pytest.raises(gs.InputError, match="the first axis is the batch everywhere"):
         observe(gs.to_spiking(lambda x: gs.qcfs(x.T, 1.0, 1).T @ jnp.ones((3, 2)), IF, steps=2), [jnp.ones((5, 3))])

@@ -8,7 +8,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import gnsnn_jax as gs
-from gnsnn_jax.analysis import connections as counting
+from gnsnn_jax.analysis import fans
 from gnsnn_jax.analysis.connections import connections_of
 
 IF, GN = gs.integrate_and_fire(), gs.group_neuron(4)
@@ -204,7 +204,7 @@ def test_accumulates_are_spikes_times_connections_for_any_batches():
 
 
 def test_without_a_budget_paths_are_counted(monkeypatch):
-    monkeypatch.setattr(counting, "BUDGET", 0)
+    monkeypatch.setattr(fans, "BUDGET", 0)
     network = Network(0, ["overlapping"], "conv", False)
     first, _ = connections_of(gs.to_spiking(network, IF, steps=1), images(0, 1)).fans.values()
     wanted, _ = fans_by_jacobian(network, images(0))

@@ -22,7 +22,7 @@ CONSTANT = 1e-9  # a variance below is that of rounding
 class Spikes(NamedTuple):
     """Of all neurons of a population and all samples, at each step.
 
-    units               unit spikes; a population that emits k units in a step counts k
+    units               unit spikes; a population that emits k units in a step counts k, and of -k units as many
     events              neurons that emit any
     operations          unit spikes times connections
     event_operations    the same if k units at once were one value
@@ -42,6 +42,7 @@ class Population:
 
     shape        of one sample
     threshold    of which `members` units make one
+    signed       whether it can emit negative units
     sums         at each step what `SUMS` names, zeros at steps that were not asked for
     pairs        by number of steps, activations and rates of some neurons, in units of the threshold
     """
@@ -55,6 +56,7 @@ class Population:
     spikes: Spikes
     sums: Float[np.ndarray, "T sums"]
     pairs: dict[int, tuple[np.ndarray, np.ndarray]]
+    signed: bool = False
 
     @property
     def neurons(self) -> int:
@@ -89,11 +91,21 @@ class Population:
 
 
 @dataclass(frozen=True)
+class Picked:
+    """The spikes that an operation picked, as max-pooling does, at most `members` units at one step."""
+
+    name: str
+    members: int
+    spikes: Spikes
+
+
+@dataclass(frozen=True)
 class Behaviour:
     """What a converted network did, its populations in the order of evaluation.
 
     `layer_events` are by name the values that are not zero times their connections: once for layers that are
-    evaluated once, at each step for those that read spikes averaged or added up.
+    evaluated once, at each step for those that read spikes averaged or added up. `picks` are the spikes that leave
+    operations such as max-pooling.
     """
 
     connections: Connections
@@ -102,6 +114,7 @@ class Behaviour:
     samples: int
     steps: tuple[int, ...]
     probe_steps: int
+    picks: tuple[Picked, ...] = ()
 
     @property
     def neurons(self) -> int:

@@ -11,18 +11,17 @@ part of the weights: a spike has a connection to each output of the layer that i
 with one in place of each coefficient that is not zero. Factors that are made of the data are never zero here. Where
 each neuron reaches at most one value that the layer reads, these are the paths from the neuron to the outputs.
 Elsewhere, as behind overlapping pooling, each neuron is followed by itself; where that would take more than
-`BUDGET` multiply-accumulates, paths are counted instead, of which two may end in one output. Where spikes reach a
-population or an output of the network past all weights, as by the shortcut of a residual block, each has one
-connection to each value there that it changes.
+`fans.BUDGET` multiply-accumulates, paths are counted instead, of which two may end in one output. Where spikes reach
+a population or an output of the network past all weights, as by the shortcut of a residual block, each has one
+connection to each value there that it changes; so it has to each sum of spikes that an operation takes the mean of.
+What runs on these means is no connection: `mean_operations` counts it.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import prod
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -30,19 +29,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax._types import Array, Int
+from gnsnn_jax.analysis.coefficients import Coefficients
+from gnsnn_jax.analysis.fans import Fans, Read, whole_numbers
+from gnsnn_jax.analysis.layers import WeightedOperation, given_of, layers_of
+from gnsnn_jax.analysis.mean_operations import MeanOperations, mean_operations, summed_slots
+from gnsnn_jax.analysis.sources import Kinds, Source, kinds_of, picks_of, populations_of
 from gnsnn_jax.conversion.converted_function import converted_function
 from gnsnn_jax.conversion.sites import Site, site_of
-from gnsnn_jax.conversion.to_spiking import SpikingFunction
-from gnsnn_jax.engine.batches import arguments_of
-from gnsnn_jax.engine.graph import Operation, Slot, needed, reached_from
-from gnsnn_jax.engine.jaxprs import CONTROL_FLOW, WEIGHTED, applies, bind, called_by, type_of
-from gnsnn_jax.engine.rules import known_rule_of
-from gnsnn_jax.engine.split import SpikingNetwork, split
-from gnsnn_jax.engine.tracing import arrays_of, trace
+from gnsnn_jax.conversion.to_spiking import SpikingFunction, Traced
+from gnsnn_jax.engine.graph import Slot
+from gnsnn_jax.engine.jaxprs import type_of
+from gnsnn_jax.engine.simulation import evaluated_once
+from gnsnn_jax.engine.tracing import arrays_of, parted
 from gnsnn_jax.errors import InputError
 
-BUDGET = 2**37  # multiply-accumulates, for the neurons of one population that are followed to one layer
-FOLLOWED_AT_ONCE = 2**24  # values that are held
 BATCH_IN_FRONT = "the analysis takes networks in which the first axis is the batch everywhere"
 
 
@@ -56,7 +56,7 @@ class Layer(NamedTuple):
     zeros      how many of these are zero
     in_time    whether it is evaluated at each time-step, not once
     spiking    whether all that reaches it are spikes, added or averaged perhaps
-    plain      whether it reads the spikes of populations as they are, each value from one neuron
+    plain      whether it reads spikes as they are, each value from one neuron
     """
 
     name: str
@@ -80,16 +80,6 @@ class Fan(NamedTuple):
     plain: Int[np.ndarray, "..."]
 
 
-class Places(NamedTuple):
-    """By their order, which operations of a program are layers: the name of each, None for another operation.
-
-    It holds for every trace of the network at the same shapes.
-    """
-
-    once: tuple[str | None, ...] = ()
-    in_time: tuple[str | None, ...] = ()
-
-
 @dataclass
 class Connections:
     """Where the spikes of a network go, for one sample.
@@ -97,24 +87,33 @@ class Connections:
     layers       in the order of evaluation
     sites        the activations that became populations, without the axis of the batch
     fans         by population, the connections of its neurons
-    shortcuts    connections past all weights
+    picks        by operation that picks spikes, as max-pooling does, the connections of its outputs
+    shortcuts    connections past all weights to populations and outputs
+    on_means     what runs on means and sums of spikes, at each step
     bytes        of all parameters and other fixed arrays
     counted_at   shapes and types of the arguments
-    places       where the layers are in a trace at these
+    fixed        how many of these are parameters, which come first
     """
 
     layers: list[Layer] = field(default_factory=list)
     sites: list[Site] = field(default_factory=list)
     fans: dict[str, Fan] = field(default_factory=dict)
+    picks: dict[str, Fan] = field(default_factory=dict)
     shortcuts: int = 0
+    on_means: MeanOperations = field(default=MeanOperations())
     bytes: int = 0
     counted_at: tuple[tuple[tuple[int, ...], Any], ...] = ()
-    places: Places = field(default=Places(), repr=False)
+    fixed: int = 0
+
+    @property
+    def are_data(self) -> list[bool]:
+        """Of each array among the arguments, whether it is no parameter."""
+        return [position >= self.fixed for position in range(len(self.counted_at))]
 
     @property
     def dense(self) -> int:
         """Multiply-accumulates of the network itself for one sample."""
-        return sum(layer.connections for layer in self.layers)
+        return sum(layer.connections for layer in self.layers) + self.on_means.products
 
     @property
     def once(self) -> int:
@@ -123,407 +122,160 @@ class Connections:
 
     @property
     def each_step(self) -> int:
-        """Those of layers that read no spikes and yet vary in time."""
-        return sum(layer.connections for layer in self.layers if layer.in_time and not layer.spiking)
+        """Those of layers that read no spikes and yet vary in time, and of products of two spike trains."""
+        analog = (layer.connections for layer in self.layers if layer.in_time and not layer.spiking)
+        return sum(analog) + self.on_means.products
 
 
 def connections_of(spiking: Callable, *data: Any, variables: Any = None) -> Connections:
     """Counts the connections of a converted network, as `to_spiking` returns it, under `jax.jit` or not.
 
     `data` are arguments of the network, after `variables` where these are given; the first axis of each array
-    is the batch. Raises InputError where spikes or data reach weights inside of a loop or of a function with a
-    gradient of its own, and where the first axis is not the batch everywhere; TypeError where `spiking` is no
-    converted network.
+    is the batch, or the first one beside the time axis. Raises InputError where spikes or data reach weights inside
+    of a loop or of a function with a gradient of its own, and where the first axis is not the batch everywhere;
+    TypeError where `spiking` is no converted network.
     """
-    spiking, args = converted_function(spiking), arguments_of(data, variables)
-    arrays, fixed = arrays_of(args, {}), len(arrays_of((variables,), {}))
-    is_data = [position >= fixed for position in range(len(arrays))]
-    found = _Counting(program_of(spiking, args), arrays, is_data).counted()
-    if len(_batch_sizes(arrays, is_data)) == 1:
-        _check_batch_axis(spiking, args, is_data, found)
-    return found
+    spiking, args = converted_function(spiking), data if variables is None else (variables, *data)
+    found = Connections(counted_at=shapes_of(arrays_of(args, {})), fixed=len(arrays_of((variables,), {})))
+    counting = _Counting(spiking, spiking.traced(*args), found.are_data)
+    _check_batch_axis(spiking, args, counting)
+    return replace(found, **counting.counted())
 
 
 def shapes_of(arrays: Sequence[Any]) -> tuple[tuple[tuple[int, ...], Any], ...]:
     return tuple((tuple(array.shape), array.dtype) for array in arrays)
 
 
-def program_of(spiking: SpikingFunction, args: tuple, seen: Sequence[Any] | None = None) -> SpikingNetwork:
-    """The operations of a converted network, those that vary in time apart from the others."""
-    if spiking.time_axes is not None:
-        raise InputError("the analysis takes networks whose inputs have no time axis, got time_axes; leave it out")
-    traced, _ = trace(spiking.ann, args, {}, seen)
-    return split(traced, [False] * len(traced.jaxpr.invars), spiking.thresholds, spiking.encoders)
+def layers_in(traced: Traced, is_data: Sequence[bool]) -> list[WeightedOperation]:
+    """The layers of one trace, by names that are the same in every trace of the same code."""
+    return layers_of(traced.network, given_of(traced.network, is_data))
 
 
-def layers_at(operations: Sequence[Operation], names: Sequence[str | None]) -> list[tuple[str, Operation]]:
-    """The layers among the operations of a trace, with their names.
+class _Counting:
+    """Counts the connections of one trace."""
 
-    Raises InputError where these are not the operations whose layers were named.
-    """
-    pairs = [pair for pair in zip(names, operations, strict=False) if pair[0] is not None]
-    if len(names) != len(operations) or not all(is_weighted(operation) for _, operation in pairs):
-        raise InputError(
-            "the network does something else each time it is called with arguments of the same shapes; the analysis "
-            "takes a function without state and without randomness of its own"
+    def __init__(self, spiking: SpikingFunction, traced: Traced, is_data: Sequence[bool]):
+        self.network, self.is_data = traced.network, is_data
+        self.values = evaluated_once(traced.network, traced.inputs)
+        self.layers = layers_in(traced, is_data)
+        self.coefficients = Coefficients(self.network, self.values, given_of(self.network, is_data))
+        self.populations = populations_of(spiking, self.network)
+        self.picks = picks_of(spiking, self.network, self.values)
+        sources, by_outputs = [*self.populations, *self.picks], {each.operation.outputs: each for each in self.layers}
+        self.kinds: Kinds = kinds_of(self.coefficients, sources, by_outputs.keys())
+        self.fans = Fans(self.coefficients, sources, by_outputs)
+        self.whole: dict[Slot, Any] = defaultdict(int)
+        self.plain: dict[Slot, Any] = defaultdict(int)
+
+    def counted(self) -> dict[str, Any]:
+        """The fields of `Connections`."""
+        layers = [self._layer(each) for each in self.layers]
+        for slot in summed_slots(self.network):
+            self._add(self.fans.of(Read(slot)))
+        shortcuts = sum(self._add(self.fans.of(Read(slot))) for slot in self._ends())
+        return {
+            "layers": layers,
+            "sites": [_of_one_sample(site_of(each)) for each in self.network.populations],
+            "fans": {each.name: self._fan(each) for each in self.populations},
+            "picks": {each.name: self._fan(each) for each in self.picks},
+            "shortcuts": shortcuts,
+            "on_means": mean_operations(self.network, {each.operation.outputs for each in self.layers}),
+            "bytes": sum(value.nbytes for value in self._fixed_arrays()),
+        }
+
+    def _layer(self, each: WeightedOperation) -> Layer:
+        """What is known of a layer; its connections are added to those of the neurons that it reads."""
+        ones = [jnp.ones(each.operation.shape, jnp.float32)]
+        fan_out = self.coefficients.transposed(each.operation, each.operand, ones)
+        is_spiking, is_plain = (each.read in slots for slots in self.kinds)
+        if is_spiking:
+            self._add(self.fans.of(Read(each.read, each.operation, fan_out)), is_plain)
+        weights = self.values[each.weights]
+        return Layer(
+            name=each.name,
+            operand=each.operand,
+            fan_out=whole_numbers(fan_out),
+            weights=int(np.size(weights)),
+            zeros=int(np.sum(np.asarray(weights) == 0)),
+            in_time=each.read in self.network.varying,
+            spiking=is_spiking,
+            plain=is_plain,
         )
-    return pairs
+
+    def _add(self, fans: Mapping[Slot, np.ndarray], is_plain: bool = False) -> int:
+        """Returns how many connections these are."""
+        for slot, fan in fans.items():
+            self.whole[slot] = self.whole[slot] + fan
+            if is_plain:
+                self.plain[slot] = self.plain[slot] + fan
+        return sum(int(fan.sum()) for fan in fans.values())
+
+    def _ends(self) -> Iterator[Slot]:
+        """The increments that populations and outputs read past all weights."""
+        yield from (each.inputs[0] for each in self.network.populations)
+        yield from (slot for slot in self.network.outputs if slot in self.network.varying)
+
+    def _fan(self, source: Source) -> Fan:
+        nothing = np.zeros(source.operation.shape[1:], np.int64)
+        return Fan(nothing + self.whole[source.slot], nothing + self.plain[source.slot])
+
+    def _fixed_arrays(self) -> Iterator[Any]:
+        inputs = zip(self.network.inputs, self.is_data, strict=True)
+        yield from (self.values[slot] for slot, is_data in inputs if not is_data)
+        yield from (value for value in self.network.constants.values() if np.ndim(value))
 
 
-def is_weighted(operation: Operation) -> bool:
-    return operation.eqn.primitive.name in WEIGHTED
+def _of_one_sample(site: Site) -> Site:
+    return site._replace(shape=site.shape[1:])
 
 
-def _batch_sizes(arrays: Sequence[Any], is_data: Sequence[bool]) -> set[int]:
-    return {array.shape[0] for array, data in zip(arrays, is_data, strict=True) if data and array.ndim}
+# The batch.
 
 
-def _check_batch_axis(spiking: SpikingFunction, args: tuple, is_data: Sequence[bool], found: Connections) -> None:
+def _check_batch_axis(spiking: SpikingFunction, args: tuple, counting: _Counting) -> None:
     """Raises InputError where another axis of a population or a layer grows with the batch.
 
     Only where an axis has the size of the batch by chance does that take another trace, with one sample more.
     """
-    arrays = arrays_of(args, {})
-    (samples,) = _batch_sizes(arrays, is_data)
-    if not any(samples in shape for shape in _shapes_of_samples(found)):
+    shapes, is_data = _shapes(counting.network, counting.layers), counting.is_data
+    sizes = _batch_sizes(spiking, args, is_data)
+    if len(sizes) != 1 or not any(sizes.issubset(shape[1:]) for shape in shapes.values()):
         return
-    more = lambda array: jax.ShapeDtypeStruct((samples + 1, *array.shape[1:]), array.dtype)
-    seen = [more(array) if data and array.ndim else array for array, data in zip(arrays, is_data, strict=True)]
-    program = program_of(spiking, args, seen)
-    grown = [operation.shape for operation in program.populations]
-    wanted = [(samples + 1, *site.shape) for site in found.sites]
-    for layers, names in ((program.static, found.places.once), (program.dynamic, found.places.in_time)):
-        by_name = {layer.name: layer for layer in found.layers}
-        for name, operation in layers_at(layers, names):
-            layer = by_name[name]
-            grown.append(type_of(operation.eqn.invars[layer.operand]).shape)
-            wanted.append((samples + 1, *layer.fan_out.shape))
-    if grown != wanted:
+    traced = spiking.traced(*_with_one_more(spiking, args, is_data))
+    grown = _shapes(traced.network, layers_in(traced, is_data))
+    (samples,) = sizes
+    if grown != {name: (samples + 1, *shape[1:]) for name, shape in shapes.items()}:
         raise InputError(BATCH_IN_FRONT)
 
 
-def _shapes_of_samples(found: Connections) -> list[tuple[int, ...]]:
-    return [site.shape for site in found.sites] + [layer.fan_out.shape for layer in found.layers]
+def _shapes(network: Any, layers: Sequence[WeightedOperation]) -> dict[tuple[str, str], tuple[int, ...]]:
+    """Of the currents of each population and of what each layer reads, by name."""
+    populations = {("population", each.activation.name): each.shape for each in network.populations}
+    read = {("layer", each.name): type_of(each.operation.eqn.invars[each.operand]).shape for each in layers}
+    return populations | read
 
 
-class _Layer(NamedTuple):
-    """An operation with weights, and the connections of each of its inputs, those of all samples."""
-
-    operation: Operation
-    layer: Layer
-    fan_out: Array
-
-    @property
-    def read(self) -> Slot:
-        return self.operation.inputs[self.layer.operand]
+def batch_axes(spiking: SpikingFunction, args: tuple, is_data: Sequence[bool]) -> list[int | None]:
+    """Of each array the axis of the batch, None for one without."""
+    axes = zip(arrays_of(args, {}), spiking.time_axes_of(*args), is_data, strict=True)
+    found = [(int(time is not None and time % array.ndim == 0), array.ndim, data) for array, time, data in axes]
+    return [axis if data and axis < dimensions else None for axis, dimensions, data in found]
 
 
-class _Counting:
-    """The sweeps through a program: forward for what reaches the layers, backward for what they cost."""
-
-    def __init__(self, program: SpikingNetwork, arrays: Sequence[Any], is_data: Sequence[bool]):
-        self.program = program
-        self.values = program.constants | dict(zip(program.inputs, arrays, strict=True))
-        self.given = {slot for slot, data in zip(program.inputs, is_data, strict=True) if data}
-        closed_over = (slot for slot, value in program.constants.items() if np.ndim(value))
-        self.weights = {*program.inputs, *closed_over}  # what weights may be made of
-        self.plain: set[Slot] = set()  # spikes as they are
-        self.spiking: set[Slot] = set()  # all that is linear in spikes alone, without weights
-        self.layers: dict[tuple[Slot, ...], _Layer] = {}  # by outputs
-        self.found = Connections(bytes=self._bytes(), counted_at=shapes_of(arrays))
-
-    def counted(self) -> Connections:
-        self._forward()
-        parts: dict[str, list[Any]] = {site.activation.name: [] for site in self.program.populations}
-        for each in self.layers.values():
-            if each.layer.spiking:
-                for name, fan in self._fans(each.read, each).items():
-                    parts[name].append((fan, each.layer.plain))
-        for name, fan in self._past_weights():
-            parts[name].append((fan, False))
-            self.found.shortcuts += int(fan.sum())
-        for site in map(site_of, self.program.populations):
-            site = site._replace(shape=site.shape[1:])
-            nothing = np.zeros(site.shape, np.int64)
-            whole = sum((fan for fan, _ in parts[site.name]), nothing)
-            plain = sum((fan for fan, plain in parts[site.name] if plain), nothing)
-            self.found.sites.append(site)
-            self.found.fans[site.name] = Fan(whole, plain)
-        names = _unique_names([each.layer.name for each in self.layers.values()])
-        self.found.layers = [
-            each.layer._replace(name=name) for name, each in zip(names, self.layers.values(), strict=True)
-        ]
-        by_outputs = dict(zip(self.layers, names, strict=True))
-        self.found.places = Places(
-            *(
-                tuple(by_outputs.get(each.outputs) for each in part)
-                for part in (self.program.static, self.program.dynamic)
-            )
-        )
-        return self.found
-
-    def _bytes(self) -> int:
-        fixed = [self.values[slot] for slot in self.program.inputs if slot not in self.given]
-        constants = [value for value in self.program.constants.values() if np.ndim(value)]
-        return sum(value.nbytes for value in [*fixed, *constants])
-
-    # Forward.
-
-    def _forward(self) -> None:
-        for operation in self.program.static:
-            reached = not self.given.isdisjoint(operation.inputs)
-            if reached:
-                self._refuse_hidden(operation, applies(operation.eqn, WEIGHTED))
-            self.values.update(zip(operation.outputs, bind(operation.eqn, *self._of(operation)), strict=True))
-            if reached:
-                self._add_if_layer(operation, [slot in self.given for slot in operation.inputs])
-                self.given.update(operation.outputs)
-            if not self.weights.isdisjoint(operation.inputs):
-                self.weights.update(operation.outputs)
-        for operation in self.program.dynamic:
-            if operation.is_activation:
-                self.plain.update(operation.outputs)
-                self.spiking.update(operation.outputs)
-                continue
-            self._refuse_hidden(operation, True)
-            arrived = self._timed(operation)
-            if self._add_if_layer(operation, [slot in arrived for slot in operation.inputs]):
-                continue
-            if self.spiking.issuperset(arrived):
-                self.spiking.update(operation.outputs)
-            if self.plain.issuperset(arrived) and self._keeps_apart(operation):
-                self.plain.update(operation.outputs)
-
-    def _of(self, operation: Operation) -> list[Any]:
-        return [self.values[slot] for slot in operation.inputs]
-
-    def _timed(self, operation: Operation) -> list[Slot]:
-        return [slot for slot in operation.inputs if slot in self.program.varying]
-
-    def _keeps_apart(self, operation: Operation) -> bool:
-        """Whether it adds up no two values: a fixed map too may do nothing but move them."""
-        if not is_weighted(operation):
-            return known_rule_of(operation.eqn).moves
-        (most,) = _bind_single(operation, self._structures(operation))
-        return bool(jnp.max(most) <= 1)
-
-    def _refuse_hidden(self, operation: Operation, counts: bool) -> None:
-        """Raises InputError for a loop or a call whose connections are to be counted."""
-        eqn = operation.eqn
-        if counts and (eqn.primitive.name in CONTROL_FLOW or called_by(eqn)):
-            place = operation.origin.inside(eqn).place or "unknown place"
-            raise InputError(
-                f"{place}: {eqn.primitive.name}: connections inside of it cannot be counted; write its layers out, one "
-                "by one, to have operations and energy in the report"
-            )
-
-    def _add_if_layer(self, operation: Operation, are_data: Sequence[bool]) -> bool:
-        """Adds an operation that multiplies data by weights; returns whether it is one."""
-        operand = are_data.index(True)
-        if not is_weighted(operation) or operation.inputs[1 - operand] not in self.weights:
-            return False
-        read, weights = operation.inputs[operand], self.values.get(operation.inputs[1 - operand])
-        fan_out = self._transposed(operation, operand, [jnp.ones(operation.shape, jnp.float32)])
-        layer = Layer(
-            name=_name(operation),
-            operand=operand,
-            fan_out=_whole_numbers(fan_out),
-            weights=int(np.size(weights)),
-            zeros=int(np.sum(np.asarray(weights) == 0)),
-            in_time=read in self.program.varying,
-            spiking=read in self.spiking,
-            plain=read in self.plain,
-        )
-        self.layers[operation.outputs] = _Layer(operation, layer, fan_out)
-        return True
-
-    # Backward.
-
-    def _fans(self, slot: Slot, layer: _Layer | None = None) -> dict[str, np.ndarray]:
-        """By population, to how many outputs of a layer that reads a slot, or to how many values of the slot itself,
-        each neuron leads."""
-        shape = self._shape_of(slot)
-        paths = self._back_from(slot, jnp.ones(shape, jnp.float32))
-        counts = self._back_from(slot, layer.fan_out) if layer else paths
-        cost = int(layer.fan_out.sum()) if layer else prod(shape)
-        for population in self.program.populations:
-            name = population.activation.name
-            if name in paths and paths[name].max(initial=0) > 1:
-                following = _Following(self, population, slot, layer)
-                if cost // population.shape[0] * following.evaluations <= BUDGET:
-                    counts[name] = following.reached()
-        return counts
-
-    def _back_from(self, start: Slot, counts: Array) -> dict[str, np.ndarray]:
-        """By population, how much of the counts at a slot belongs to each of its neurons."""
-        arrived, found = {start: counts}, {}
-        for operation in reversed(self.program.dynamic):
-            at_outputs = [arrived.pop(slot, None) for slot in operation.outputs]
-            if all(at_output is None for at_output in at_outputs) or operation.outputs in self.layers:
-                continue
-            if operation.is_activation:
-                found[operation.activation.name] = _whole_numbers(at_outputs[0])
-                continue
-            outs = [type_of(var) for var in operation.eqn.outvars]
-            at_outputs = [
-                jnp.zeros(aval.shape, jnp.float32) if at_output is None else at_output
-                for at_output, aval in zip(at_outputs, outs, strict=True)
-            ]
-            for position, slot in enumerate(operation.inputs):
-                if slot in self.program.varying:
-                    part = self._transposed(operation, position, at_outputs)
-                    arrived[slot] = arrived[slot] + part if slot in arrived else part
-        return found
-
-    def _past_weights(self) -> Iterable[tuple[str, np.ndarray]]:
-        """By population, the connections to currents and outputs that lead past all weights."""
-        for slot in [*(site.inputs[0] for site in self.program.populations), *self.program.outputs]:
-            if slot in self.program.varying:
-                yield from self._fans(slot).items()
-
-    def _shape_of(self, slot: Slot) -> tuple[int, ...]:
-        return next(
-            type_of(var).shape
-            for operation in self.program.dynamic
-            for made, var in zip(operation.outputs, operation.eqn.outvars, strict=True)
-            if made == slot
-        )
-
-    def _transposed(self, operation: Operation, position: int, counts: Sequence[Array]) -> Array:
-        """Counts at the outputs of an operation as counts at one of its inputs, each coefficient being one."""
-        values = self._structures(operation)
-        put = lambda x: _bind_single(operation, [*values[:position], x, *values[position + 1 :]])
-        _, transpose = jax.vjp(put, values[position])
-        (found,) = transpose(list(counts))
-        return jnp.abs(found)
-
-    def _structures(self, operation: Operation) -> list[Array]:
-        return [self._structure(operation, at, slot) for at, slot in enumerate(operation.inputs)]
-
-    def _structure(self, operation: Operation, position: int, slot: Slot) -> Array:
-        """An input of an operation with ones for coefficients that are not zero or made of the data."""
-        shape = type_of(operation.eqn.invars[position]).shape
-        if slot in self.program.varying:
-            return jnp.ones(shape, jnp.float32)
-        value = jnp.asarray(self.values[slot])
-        if not jnp.issubdtype(value.dtype, jnp.floating) and not is_weighted(operation):
-            return value
-        if slot in self.given or operation.eqn.primitive.name == "div":
-            return jnp.ones(shape, jnp.float32)
-        return (value != 0).astype(jnp.float32)
+def _batch_sizes(spiking: SpikingFunction, args: tuple, is_data: Sequence[bool]) -> set[int]:
+    pairs = zip(arrays_of(args, {}), batch_axes(spiking, args, is_data), strict=True)
+    return {array.shape[axis] for array, axis in pairs if axis is not None}
 
 
-class _Following:
-    """One neuron after the other of a population, followed to a slot and through the layer that reads it.
-
-    Samples go their own ways, so that as many neurons as there are samples are followed at once, unless the batch
-    is not in front of what they reach.
-    """
-
-    def __init__(self, counting: _Counting, population: Operation, slot: Slot, layer: _Layer | None):
-        self.source, self.shape = population.outputs[0], population.shape
-        self.wanted = layer.operation.outputs[0] if layer else slot
-        self.path = self._between(counting, slot) + ([layer.operation] if layer else [])
-        # None where spikes arrive: what they multiply stays what it is.
-        self.structures = [
-            [None if at in counting.program.varying else value for at, value in zip(each.inputs, values, strict=True)]
-            for each, values in zip(self.path, map(counting._structures, self.path), strict=True)
-        ]
-        self.neurons, self.lanes = prod(self.shape[1:]), self._lanes()
-
-    @property
-    def evaluations(self) -> int:
-        """Of all samples and so, with one lane, of as many as there are for each neuron."""
-        return -(-self.neurons // self.lanes) * self.shape[0]
-
-    def reached(self) -> Int[np.ndarray, "..."]:
-        """To how many values each neuron leads."""
-        largest = max(self.neurons * self.shape[0], *(prod(each.shape) for each in self.path), 1)
-        rows = -(-self.neurons // self.lanes)
-        block = min(rows, max(FOLLOWED_AT_ONCE // largest, 1))
-        count = jax.jit(jax.vmap(self._count, in_axes=(0, None)))
-        found = [count(start + jnp.arange(block), self.structures) for start in range(0, rows, block)]
-        return np.concatenate(found).reshape(-1)[: self.neurons].reshape(self.shape[1:]).astype(np.int64)
-
-    def _between(self, counting: _Counting, slot: Slot) -> list[Operation]:
-        """The operations on the way to the slot, without those behind other neurons or weights."""
-        entered = [
-            each for each in counting.program.dynamic if not each.is_activation and each.outputs not in counting.layers
-        ]
-        reached = reached_from(entered, [self.source])
-        return needed([each for each in entered if each.reads(reached)], [slot])
-
-    def _lanes(self) -> int:
-        one_sample = jnp.zeros(self.shape, jnp.float32).at[0].set(1)
-        arrived = self._followed(one_sample, self.structures)
-        in_front = arrived.ndim and len(arrived) == self.shape[0] and not bool(arrived[1:].any())
-        return self.shape[0] if in_front else 1
-
-    def _count(self, row: Array, structures: Sequence[Any]) -> Array:
-        """Of the neurons in the lanes of a row."""
-        neurons = row * self.lanes + jnp.arange(self.lanes)
-        spikes = jax.nn.one_hot(neurons, self.neurons, dtype=jnp.float32).reshape(self.lanes, *self.shape[1:])
-        rest = [(0, self.shape[0] - self.lanes), *[(0, 0)] * (len(self.shape) - 1)]
-        arrived = self._followed(jnp.pad(spikes, rest), structures)
-        axes = None if self.lanes == 1 else tuple(range(1, arrived.ndim))
-        return arrived.sum(axes, dtype=jnp.int32).reshape(self.lanes)
-
-    def _followed(self, spikes: Array, structures: Sequence[Any]) -> Array:
-        """Which values the spikes change."""
-        marks = {self.source: spikes}
-        for operation, values in zip(self.path, structures, strict=True):
-            marks.update(zip(operation.outputs, _changed(operation, values, marks), strict=True))
-        return marks[self.wanted] != 0
+def _with_one_more(spiking: SpikingFunction, args: tuple, is_data: Sequence[bool]) -> tuple:
+    """The arguments with the shapes of one sample more in place of arrays."""
+    arrays, others = parted(args, {})
+    pairs = zip(arrays, batch_axes(spiking, args, is_data), strict=True)
+    return others.around([_grown(array, axis) for array, axis in pairs])[0]
 
 
-def _changed(operation: Operation, values: Sequence[Any], marks: Mapping[Slot, Array]) -> list[Array]:
-    """Ones where the outputs change with what is marked of the inputs."""
-    ones = [
-        jnp.ones(type_of(var).shape, jnp.float32) if value is None else value
-        for var, value in zip(operation.eqn.invars, values, strict=True)
-    ]
-    outputs = [jnp.zeros(type_of(var).shape, jnp.float32) for var in operation.eqn.outvars]
-    for position, (slot, value) in enumerate(zip(operation.inputs, values, strict=True)):
-        if value is None and slot in marks:
-            put = lambda x, at=position: _bind_single(operation, [*ones[:at], x, *ones[at + 1 :]])
-            _, parts = jax.jvp(put, (ones[position],), (marks[slot],))
-            outputs = [jnp.maximum(*pair) for pair in zip(outputs, map(jnp.abs, parts), strict=True)]
-    return [(output != 0).astype(jnp.float32) for output in outputs]
-
-
-def _bind_single(operation: Operation, values: Sequence[Any]) -> list[Array]:
-    """Applies an operation in float32, which holds counts exactly, whatever it was traced in."""
-    eqn, name = operation.eqn, operation.eqn.primitive.name
-    if name == "convert_element_type":
-        return [values[0]]
-    params = dict(eqn.params)
-    if "precision" in params:
-        params["precision"] = (jax.lax.Precision.HIGHEST,) * 2
-    if "preferred_element_type" in params:
-        params["preferred_element_type"] = jnp.dtype(jnp.float32)
-    with eqn.ctx.manager:
-        outputs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(params))
-    return list(outputs) if eqn.primitive.multiple_results else [outputs]
-
-
-def _whole_numbers(counts: Array) -> Int[np.ndarray, "..."]:
-    """Of the one sample."""
-    return np.rint(np.asarray(counts[0])).astype(np.int64)
-
-
-def _name(operation: Operation) -> str:
-    origin = operation.origin.inside(operation.eqn)
-    return "/".join(origin.scope) or Path(origin.place or operation.eqn.primitive.name).name
-
-
-def _unique_names(names: Sequence[str]) -> list[str]:
-    """Without the part of the module path that all begin with, which is the network itself; a name that occurs again
-    gets the first number that makes it new."""
-    paths = [name.split("/") for name in names]
-    scopes = zip(*(path[:-1] for path in paths), strict=False)
-    shared = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, scopes))
-    taken: list[str] = []
-    for name in ("/".join(path[shared:]) for path in paths):
-        numbered = (f"{name}#{number}" for number in itertools.count(2))
-        taken.append(next(each for each in itertools.chain([name], numbered) if each not in taken))
-    return taken
+def _grown(array: Array, axis: int | None) -> Any:
+    if axis is None:
+        return array
+    shape = [size + (at == axis) for at, size in enumerate(array.shape)]
+    return jax.ShapeDtypeStruct(tuple(shape), array.dtype)

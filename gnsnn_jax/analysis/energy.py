@@ -1,6 +1,8 @@
 """Estimates of energy, from counted operations and published figures for one technology.
 
-They are no measurements: a chip spends more on moving data than these models know, and each in its own way.
+They are no measurements: a chip spends more on moving data than these models know, and each in its own way. An
+operation that runs on means of spikes, be it a comparison or an exponential, counts as one multiply-accumulate of
+floating-point numbers: at each time-step of the spiking network, once in the ANN.
 """
 
 from __future__ import annotations
@@ -89,13 +91,21 @@ def _of_ann(model: EnergyModel, behaviour: Behaviour, bits: int, input_bits: int
     found = behaviour.connections
     first = found.once * model.multiply_accumulate(input_bits)
     others = (found.dense - found.once) * model.multiply_accumulate(bits) + found.shortcuts * model.add
-    return first + others + behaviour.neurons * model.memory_bit * bits
+    return (
+        first + others + _elementwise(model, found.on_means.elementwise) + behaviour.neurons * model.memory_bit * bits
+    )
+
+
+def _elementwise(model: EnergyModel, count: int) -> float:
+    """Of operations on means, each of which counts as one multiply-accumulate of floating-point numbers."""
+    return count * model.multiply_accumulate(FLOAT_BITS)
 
 
 def of_spiking(model: EnergyModel, taken: Operations) -> float:
     """Of the spiking network, its unit spikes one by one, the first layer and the steps of a probe included."""
     first = taken.multiply_accumulates * model.multiply_accumulate(_input_bits(model))
-    return first + taken.accumulates * model.accumulate() + taken.neuron_steps * model.neuron_step()
+    others = taken.neuron_steps * model.neuron_step() + _elementwise(model, taken.mean_operations)
+    return first + taken.accumulates * model.accumulate() + others
 
 
 def of_spiking_values(model: EnergyModel, taken: Operations, members: int) -> float:
@@ -103,7 +113,8 @@ def of_spiking_values(model: EnergyModel, taken: Operations, members: int) -> fl
     bits = activation_bits(members)
     first = taken.multiply_accumulates * model.multiply_accumulate(_input_bits(model))
     each = model.multiply_accumulate(bits) + model.memory_bit * 2 * model.sum_bits
-    return first + taken.event_operations * each + taken.neuron_steps * model.neuron_step()
+    others = taken.neuron_steps * model.neuron_step() + _elementwise(model, taken.mean_operations)
+    return first + taken.event_operations * each + others
 
 
 def _input_bits(model: EnergyModel) -> int:

@@ -10,17 +10,28 @@ import numpy as np
 
 from gnsnn_jax._types import Array, Bool, Float, Int
 from gnsnn_jax.analysis.behaviour import OFFSETS, SUMS
+from gnsnn_jax.method.neurons import Neuron
 
 SHOWN_NEURONS = 2000  # of a population, for pictures
 ROUNDING = 1e-6  # of the threshold, less than any difference of rates
 FARTHEST = len(OFFSETS) // 2
 
 
+def least_units(neuron: Neuron) -> int:
+    """The fewest units for each step that a neuron can have emitted in sum: below 0 only if its first can be.
+
+    A neuron that takes back spikes, as the signed one with memory does, stays at 0 or above.
+    """
+    with jax.ensure_compile_time_eval():
+        one = jnp.float32(neuron.members)
+        return int(neuron.least_output(neuron.init(one, ()), neuron.unit(one)))
+
+
 class Progress(NamedTuple):
     """What a population has done so far."""
 
     step: Array
-    count: Array  # type: ignore[assignment]  # unit spikes of each neuron
+    count: Array  # type: ignore[assignment]  # unit spikes of each neuron, negative ones subtracted
     charge: Array  # and the sum of its currents
 
 
@@ -30,11 +41,19 @@ def nothing_yet(shape: tuple[int, ...]) -> Progress:
 
 
 class Population(NamedTuple):
-    """Activations [B, ...] in units of the threshold, the unit that broadcasts to them, and who counts."""
+    """What the rates of a population are compared with.
+
+    activations    [B, ...] in units of the threshold
+    unit           that broadcasts to them
+    members        the most units of one step
+    least          the fewest units that t steps can emit in sum, divided by t: below 0 for signed neurons
+    present        who counts
+    """
 
     activations: Float[Array, "B *shape"]
     unit: Float[Array, "..."]
     members: int
+    least: int
     present: Bool[Array, " B"]
 
 
@@ -47,7 +66,8 @@ def compare(
 ) -> tuple[Progress, Float[Array, "T sums"], Float[Array, "T K"]]:
     """After each of the next steps, the sums of `SUMS` and the rates of some neurons.
 
-    `wanted` says for each number of steps, from 0 on, whether to; at others there are zeros.
+    `units` are whole numbers, negative ones for negative spikes. `wanted` says for each number of steps, from 0 on,
+    whether to; at others there are zeros.
     """
 
     def one_step(progress: Progress, at_step: tuple[Array, Array]):
@@ -76,15 +96,18 @@ def taken(x: Array) -> Float[Array, " K"]:
 
 
 def _looked_at(progress: Progress, population: Population) -> tuple[Array, Array]:
-    activation, unit, members, present = population
-    most = members * progress.step.astype(jnp.float32)
+    activation, unit, members, least, present = population
+    steps = progress.step.astype(jnp.float32)
+    most = members * steps
     rate = progress.count / most
-    desired = lambda spikes: jnp.clip(jnp.floor(spikes + 0.5), 0, most)
+    desired = lambda spikes: jnp.clip(jnp.floor(spikes + 0.5), least * steps, most)
+    size = jnp.abs if least < 0 else lambda x: x
     beyond = progress.count - desired(activation * most)
     beyond_own = progress.count - desired(progress.charge / unit)
     error = jnp.where(jnp.abs(rate - activation) < ROUNDING, 0, rate - activation)
     values = [error**2, rate, rate**2, activation, activation**2, rate * activation]
-    values += [progress.count == 0, progress.count == most, activation <= 0, activation >= 1 - ROUNDING]
+    values += [progress.count == 0, size(progress.count) == most, size(activation) <= 0]
+    values += [size(activation) >= 1 - ROUNDING]
     for offset in (beyond, beyond_own):
         near = jnp.clip(offset, -FARTHEST, FARTHEST)
         values += [near == by for by in range(-FARTHEST, FARTHEST + 1)]

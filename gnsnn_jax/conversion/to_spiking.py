@@ -129,6 +129,24 @@ def _product_dtype(given: Any) -> Any:
     return dtype
 
 
+class Traced(NamedTuple):
+    """One trace of a converted network. Its slots name values of this trace alone: never look them up in another.
+
+    network      its operations; `network.ann` are those of the network itself, by the same slots
+    inputs       the arrays among the arguments, with time in front of those that have it
+    structure    the tree of its outputs
+    """
+
+    network: SpikingNetwork
+    inputs: list[Any]
+    structure: Any
+
+    @property
+    def trains(self) -> Mapping[int, Any]:
+        """The inputs that vary in time [T, ...], by slot."""
+        return _varying(self.network, self.inputs)
+
+
 @dataclass(frozen=True, eq=False)
 class SpikingFunction:
     """What `to_spiking` returns; equal settings are equal, so that as a static argument they compile once."""
@@ -146,8 +164,19 @@ class SpikingFunction:
     reduce: Reduce = None
 
     def __call__(self, *args, **kwargs):
-        network, inputs, structure = self._network(args, kwargs, _array_axes(self.time_axes, args, kwargs))
-        return self._returned(structure, self._simulate(network, inputs))
+        return self.simulated(Traced(*self._network(args, kwargs, _array_axes(self.time_axes, args, kwargs))))
+
+    def traced(self, *args, **kwargs) -> Traced:
+        """The network traced with these arguments, of which `jax.ShapeDtypeStruct`s may stand for arrays."""
+        return Traced(*self._traced(args, kwargs, _array_axes(self.time_axes, args, kwargs)))
+
+    def time_axes_of(self, *args) -> list[int | None]:
+        """The time axis, or None, of each array among the arguments."""
+        return _array_axes(self.time_axes, args, {})
+
+    def simulated(self, traced: Traced) -> Any:
+        """What a call returns, of a network that `traced` has traced."""
+        return self._returned(traced.structure, self._simulate(traced.network, traced.inputs))
 
     def first_chunk(self, *args) -> tuple[Any, State]:
         """What a call returns of as many time-steps as go together at the start, and the state after them."""
@@ -213,8 +242,15 @@ class SpikingFunction:
         self, args: tuple, kwargs: Mapping[str, Any], axes: Sequence[int | None], one_step: bool = False
     ) -> tuple[SpikingNetwork, list[Any], Any]:
         """The traced network, its inputs with time in front, and the structure of its outputs."""
+        refuse_nan(arrays_of(args, kwargs))
+        found = self._traced(args, kwargs, axes, one_step)
+        _warn_of_analog(found[0])
+        return found
+
+    def _traced(
+        self, args: tuple, kwargs: Mapping[str, Any], axes: Sequence[int | None], one_step: bool = False
+    ) -> tuple[SpikingNetwork, list[Any], Any]:
         arrays = arrays_of(args, kwargs)
-        refuse_nan(arrays)
         if one_step:
             inputs = [
                 array if axis is None else jnp.asarray(array)[None] for array, axis in zip(arrays, axes, strict=True)
@@ -226,7 +262,6 @@ class SpikingFunction:
         traced, structure = trace(self.ann, args, kwargs, seen)
         network = split(traced, vary, self.thresholds, self.encoders)
         check_patterns(self.neuron, network.populations)
-        _warn_of_analog(network)
         return network, inputs, structure
 
     def neuron_at(self, population: Operation) -> Neuron:
@@ -240,8 +275,7 @@ class SpikingFunction:
     def analog(self, *args) -> tuple[str, ...]:
         """Places and names of the operations in front of the first neurons that are not linear, and so compute as in
         the network itself, and ReLUs that stay what they are; shapes may stand for arrays."""
-        traced, _ = trace(self.ann, args, {})
-        network = split(traced, [False] * len(traced.jaxpr.invars), self.thresholds, self.encoders)
+        network = self.traced(*args).network
         return (*network.analog, *network.kept)
 
     def observed(self, observe: Observe | Observer) -> SpikingFunction:
@@ -464,6 +498,8 @@ def _time_first(leaf: Any, axis: int | None, steps: int) -> Any:
             f"an input of shape {leaf.shape} has {leaf.shape[axis]} time-steps on axis {axis}, but {steps} are "
             "wanted: as many as the larger of steps and probe_steps"
         )
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.eval_shape(lambda x: jnp.moveaxis(x, axis, 0), leaf)
     return jnp.moveaxis(leaf, axis, 0)
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Primitive, primitives
 
-from gnsnn_jax.engine import unit_rules
+from gnsnn_jax.engine import unit_rules, work_rules
 from gnsnn_jax.engine.jaxprs import inner_jaxprs
 
 # Whether an operation is linear in the operands at these positions together, the others being fixed.
@@ -49,6 +49,9 @@ class Rule:
         weighted: whether one of its operands are the weights of a layer.
         moves: whether each output is one input, moved or scaled; no two are added up.
         unit: the unit of its outputs where those of its inputs are whole numbers of a unit, see `unit_rules`.
+        work: how many elementary operations it takes each time it is applied, see `work_rules`.
+        casts: whether its output is its input in another type, which counting connections passes over.
+        divisors: the operands that it divides by, which are never zero: each counts as a coefficient of one.
     """
 
     linear: Linear
@@ -57,6 +60,9 @@ class Rule:
     weighted: bool = False
     moves: bool = False
     unit: unit_rules.UnitRule | None = None
+    work: work_rules.WorkRule = work_rules.each_value
+    casts: bool = False
+    divisors: frozenset[int] = frozenset()
 
 
 def everywhere(eqn: JaxprEqn, positions: frozenset[int]) -> bool:
@@ -116,24 +122,26 @@ def _rule(names: str, linear: Linear, otherwise: OverTime = OF_MEANS, **more: An
 _rule(
     "reshape broadcast_in_dim squeeze expand_dims transpose rev slice split unstack tile copy copy_p name device_put "
     "sharding_constraint reshard neg encode parameter",
-    everywhere, moves=True, unit=unit_rules.moved,
+    everywhere, moves=True, unit=unit_rules.moved, work=work_rules.none,
 )  # fmt: skip
-_rule("concatenate stack", everywhere, moves=True, unit=unit_rules.joined(max))
-_rule("pad", everywhere, moves=True, unit=unit_rules.padded)
-_rule("convert_element_type", _keeps_fractions, moves=True, unit=unit_rules.moved)
-_rule("reduce_precision optimization_barrier", everywhere, moves=True)
+_rule("concatenate stack", everywhere, moves=True, unit=unit_rules.joined(max), work=work_rules.none)
+_rule("pad", everywhere, moves=True, unit=unit_rules.padded, work=work_rules.none)
+_rule("convert_element_type", _keeps_fractions, moves=True, unit=unit_rules.moved, work=work_rules.none, casts=True)
+_rule("reduce_precision optimization_barrier", everywhere, moves=True, work=work_rules.none)
 _rule(
     "real imag conj complex mesh_cast layout_constraint pvary pcast pbroadcast all_gather all_gather_invariant "
     "all_to_all ppermute debug_callback debug_print stop_gradient computed_once",
-    everywhere,
+    everywhere, work=work_rules.none,
+)  # fmt: skip
+_rule(
+    "gather dynamic_slice", only(0), REFUSED, remedy=_INDICES, moves=True, unit=unit_rules.moved, work=work_rules.none
 )
-_rule("gather dynamic_slice", only(0), REFUSED, remedy=_INDICES, moves=True, unit=unit_rules.moved)
-_rule("get", only(0), REFUSED, remedy=_INDICES)
+_rule("get", only(0), REFUSED, remedy=_INDICES, work=work_rules.none)
 _rule("dynamic_update_slice swap", only(0, 1), REFUSED, remedy=_INDICES)
 # ... sums ...
 _rule("add add_any sub", everywhere, unit=unit_rules.joined(sum))
 _rule("reduce_sum", everywhere, unit=unit_rules.summed(unit_rules.reduced))
-_rule("reduce_window_sum", everywhere, unit=unit_rules.summed(unit_rules.in_window))
+_rule("reduce_window_sum", everywhere, unit=unit_rules.summed(unit_rules.in_window), work=work_rules.each_in_window)
 _rule("cumsum", everywhere, unit=unit_rules.summed(unit_rules.accumulated))
 _rule("fft psum psum_invariant psum2 psum_scatter reduce_scatter custom_lin linear_call", everywhere)
 _rule("reduce reduce_window", _adds)
@@ -144,17 +152,16 @@ _rule("select_n", _from(lambda eqn: 1))
 _rule("sort", _from(lambda eqn: eqn.params["num_keys"]))
 # ... products, linear in one operand at a time, and solutions of linear systems.
 _rule("mul", one_at_a_time, moves=True, unit=unit_rules.scaled(jnp.multiply, (0, 1)))
-_rule("div", only(0), moves=True, unit=unit_rules.scaled(jnp.divide, (0,)))
-_rule(
-    "dot_general conv_general_dilated repaired_convolution ragged_dot_general ragged_dot scaled_matmul",
-    one_at_a_time, weighted=True,
-)  # fmt: skip
+_rule("div", only(0), moves=True, unit=unit_rules.scaled(jnp.divide, (0,)), divisors=frozenset({1}))
+_rule("dot_general", one_at_a_time, weighted=True, work=work_rules.each_product)
+_rule("conv_general_dilated repaired_convolution", one_at_a_time, weighted=True, work=work_rules.each_tap)
+_rule("ragged_dot_general ragged_dot scaled_matmul", one_at_a_time, weighted=True)
 _rule("triangular_solve", only(1))
 _rule("tridiagonal_solve", only(3))
 _rule("custom_linear_solve", _from(lambda eqn: sum(eqn.params["const_lengths"])))
 # Not linear, and positively homogeneous: each output is one of the inputs.
 _rule("max min reduce_max reduce_min cummax cummin pmax pmin", nowhere, OF_SUMS, unit=unit_rules.picked)
-_rule("reduce_window_max reduce_window_min", nowhere, OF_SUMS, unit=unit_rules.picked)
+_rule("reduce_window_max reduce_window_min", nowhere, OF_SUMS, unit=unit_rules.picked, work=work_rules.each_in_window)
 # Not linear.
 _rule(
     "clamp abs sign tanh logistic erf erfc erf_inv sin cos tan sinh cosh asin acos atan asinh acosh atanh atan2 "

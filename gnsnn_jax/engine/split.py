@@ -64,6 +64,7 @@ class SpikingNetwork:
     analog: list[str] = field(default_factory=list)  # operations before all neurons that are not linear, with places
     kept: list[str] = field(default_factory=list)  # activations that stay what they are, for want of a threshold
     how: dict[tuple[Slot, ...], How] = field(default_factory=dict)  # dynamic operations that are no activations
+    ann: Network = field(default_factory=Network)  # the network before it was split, of the same trace and slots
 
     @property
     def varying(self) -> Mapping[Slot, View]:
@@ -73,6 +74,12 @@ class SpikingNetwork:
     @property
     def populations(self) -> list[Operation]:
         return [operation for operation in self.dynamic if operation.is_activation]
+
+    @property
+    def on_means(self) -> list[str]:
+        """Place and name of each operation that runs on means or sums, in full at every time-step."""
+        runs = [each for each in self.dynamic if self.how.get(each.outputs, How.LINEAR) is not How.LINEAR]
+        return _in_words(runs)
 
     @property
     def is_sharded(self) -> bool:
@@ -133,7 +140,7 @@ class _Refusals(NamedTuple):
 class _Sorting:
     def __init__(self, network: Network, inputs_vary: Sequence[bool], thresholds: Mapping[str, Any]):
         self.network, self.thresholds = network, thresholds
-        self.found = SpikingNetwork(network.inputs, network.outputs, network.constants)
+        self.found = SpikingNetwork(network.inputs, network.outputs, network.constants, ann=network)
         vary = (slot for slot, varies in zip(network.inputs, inputs_vary, strict=True) if varies)
         self.found.views = dict.fromkeys(vary, View.INCREMENTS)
         self.refusals = _Refusals([])
