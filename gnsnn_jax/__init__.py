@@ -24,10 +24,12 @@ from gnsnn_jax.xla.convolution import use_fast_convolutions
 # Names that need an extra, which are imported when they are first used: the others need nothing but jax and numpy.
 _LAZY = {
     "build": "gnsnn_jax.models",
+    "from_nir": "gnsnn_jax.interop.from_nir",
     "from_torch": "gnsnn_jax.interop.from_torch",
     "load_converted": "gnsnn_jax.runs.converted",
     "load_weights": "gnsnn_jax.interop.weights",
     "save_weights": "gnsnn_jax.interop.weights",
+    "to_nir": "gnsnn_jax.interop.to_nir",
 }
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "build",
     "find_thresholds",
     "fold_batch_norm",
+    "from_nir",
     "from_torch",
     "group_neuron",
     "integrate_and_fire",
@@ -57,6 +60,7 @@ __all__ = [
     "sites",
     "staircase",
     "stop_when",
+    "to_nir",
     "to_spiking",
     "use_fast_convolutions",
     "verify",
@@ -64,7 +68,9 @@ __all__ = [
 
 
 if TYPE_CHECKING:
+    from gnsnn_jax.interop.from_nir import from_nir
     from gnsnn_jax.interop.from_torch import from_torch
+    from gnsnn_jax.interop.to_nir import to_nir
     from gnsnn_jax.interop.weights import load_weights, save_weights
     from gnsnn_jax.models import build
     from gnsnn_jax.runs.converted import load_converted

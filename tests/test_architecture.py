@@ -14,7 +14,7 @@ ROOMS = {
     "engine": {"method", "xla"},
     "conversion": {"engine", "method", "xla"},
     "models": {"method", "xla"},
-    "interop": {"models", "method", "engine", "xla"},
+    "interop": {"models", "conversion", "method", "engine", "xla"},
     "runtime": set(),
     "data": {"runtime"},
     "runs": {"data", "interop", "models", "conversion", "method", "runtime"},
