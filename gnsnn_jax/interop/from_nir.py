@@ -186,7 +186,7 @@ class NirFunction:
         state = jax.tree.map(start, like)
         if _kind(node) in SPIKING:
             state["v"] += self.reading.v_init * _at(variables[name]["v_threshold"], state["v"])
-        elif "v_leak" in variables.get(name, {}):
+        if "v_leak" in variables.get(name, {}):
             state["v"] += _at(variables[name]["v_leak"], state["v"])
         return state
 

@@ -132,12 +132,13 @@ class Building:
 
     def _identity(self, term: Term, shape: Shape, label: str) -> Weights:
         """Weights that only move, scale and leave out elements of a node."""
-        term = replace(term, source=self.node(term.source))
+        source = self.node(term.source)
+        term = replace(term, source=source)
         found = channels_of(term)
         if found:
-            weight = of_channels(np.eye(shape[0], dtype=np.float32)[:, :, None, None], found, term.source.shape[0])
-            kernel = fitted(weight, (1, 1), found.borders, term.source.shape[1:], shape[1:])
-            return convolved(kernel, shape, [term.source], label)
+            weight = of_channels(np.eye(shape[0], dtype=np.float32)[:, :, None, None], found, source.shape[0])
+            kernel = fitted(weight, (1, 1), found.borders, source.shape[1:], shape[1:])
+            return convolved(kernel, shape, [source], label)
         if shape[1:] not in ((), (1, 1)):
             raise NotExpressible("NIR cannot order its elements so")
         check_size(int(np.prod(shape)) * term.size)
@@ -162,8 +163,8 @@ class Building:
 
 def convolved(kernel: Kernel | None, shape: Shape, sources: Sequence[Node], label: str) -> Weights:
     if kernel is None:
-        raise NotExpressible("NIR has no negative padding")
-    values = {"input_shape": sources[0].shape[1:], "stride": kernel.stride, "padding": kernel.padding}
+        raise NotExpressible("no square kernel with the same padding on both sides does the same")
+    values: dict[str, Any] = {"input_shape": sources[0].shape[1:], "stride": kernel.stride, "padding": kernel.padding}
     values |= {"dilation": (1, 1), "groups": 1}
     return Weights("Conv2d", shape, tuple(sources), kernel.weight, values, label)
 
@@ -306,7 +307,9 @@ class Lowering:
     def _derivatives(self, operation: Operation, position: int, output: int) -> np.ndarray:
         """[elements of the output, elements of the operand], the other data being 0."""
         shape = type_of(operation.eqn.invars[position]).shape
-        apply = lambda x: jnp.asarray(self._of_one(operation, position, x, 0)[output])
+        zero = lambda at: jnp.zeros(type_of(operation.eqn.invars[at]).shape, jnp.float32)
+        other = lambda at: zero(at) if operation.inputs[at] in self.signals else self.values[operation.inputs[at]]
+        apply = lambda x: self._bound(operation, lambda at: x if at == position else other(at))[output]
         size = int(np.prod(shape))
         columns = jax.vmap(apply)(jnp.eye(size, dtype=jnp.float32).reshape(size, *shape))
         return _floats(columns).reshape(size, -1).T
@@ -378,10 +381,10 @@ class Lowering:
         return added([Signal((whole(each, arranged),), bias) for each in _merged(found)], bias)
 
     def _convolved_term(self, term: Term, weight, stride, padding, shape: Shape, label: str) -> Weights:
-        found = channels_of(self._evenly_scaled(term, label))
+        term = self._evenly_scaled(term, label)
+        found, source = channels_of(term), self.building.node(term.source)
         if found is None:
             raise NotExpressible("it reads a map in another order than channels and pixels")
-        source = self._evenly_scaled(term, label).source
         own = of_channels(weight, found, source.shape[0])
         around = [
             (before + low, high + after) for (before, after), (low, high) in zip(found.borders, padding, strict=True)
@@ -395,7 +398,8 @@ class Lowering:
         key = (id(term.source), term.index.tobytes(), term.scale.tobytes())
         if key not in self.building.made:
             scale = term.scale.reshape(-1)[np.argsort(term.index, None)].reshape(term.source.shape)
-            node = self.building.add("Scale", term.source.shape, [term.source], label, scale=scale)
+            source = self.building.node(term.source)
+            node = self.building.add("Scale", term.source.shape, [source], label, scale=scale)
             self.building.made[key] = node, term.source
         return Term(self.building.made[key][0], term.index, np.ones_like(term.scale))
 
@@ -423,7 +427,7 @@ class Lowering:
             size = windows(index[order], term.source.shape)
             if size is None or (scale != scale[:, :1]).any():
                 raise NotExpressible("it is no sum over windows")
-            node = self._pool(term.source, size[0], size[1], (0, 0), label_of(operation))
+            node = self._pool(self.building.node(term.source), size[0], size[1], (0, 0), label_of(operation))
             of_output = np.argsort(order).astype(np.int32).reshape(bias.shape)
             terms.append(Term(node, of_output, scale[:, 0].reshape(bias.shape)))
         return Signal(tuple(terms), bias)
@@ -469,7 +473,7 @@ class Lowering:
             if not same or any(map(any, found.borders)):
                 return None
             size = tuple(window[at] for at in order[2:])
-            node = self._pool(term.source, size, stride, tuple(before for before, _ in padding), label_of(operation))
+            node = self._pool(self.building.node(term.source), size, stride, tuple(before for before, _ in padding), label_of(operation))
             arranged = lambda index: index[None].transpose(back)
             scale = np.broadcast_to(found.scale[:, None, None], node.shape)
             terms.append(Term(node, whole(node, arranged).index, arranged(scale)))

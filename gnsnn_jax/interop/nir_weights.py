@@ -91,7 +91,7 @@ def undilated(weight: np.ndarray, dilation: Sequence[int]) -> np.ndarray:
 
 
 def fitted(
-    weight: np.ndarray, stride: Sequence[int], padding: Sequence[Pair], pixels: Pair, outputs: Pair
+    weight: np.ndarray, stride: Sequence[int], padding: Sequence[Pair], pixels: Sequence[int], outputs: Sequence[int]
 ) -> Kernel | None:
     """A convolution with a square kernel and even padding, by rows and columns of zeros in the kernel.
 
