@@ -15,6 +15,8 @@ from gnsnn_jax.conversion.stopping import stop_when
 from gnsnn_jax.conversion.to_spiking import to_spiking
 from gnsnn_jax.conversion.verification import Verification, verify
 from gnsnn_jax.errors import InputError
+from gnsnn_jax.interop.from_nir import from_nir
+from gnsnn_jax.interop.to_nir import to_nir
 from gnsnn_jax.method.activations import qcfs, staircase
 from gnsnn_jax.method.calibrations import Calibration, offset_spikes
 from gnsnn_jax.method.neurons import GroupNeuron, Neuron, group_neuron, integrate_and_fire, run
@@ -24,12 +26,10 @@ from gnsnn_jax.xla.convolution import use_fast_convolutions
 # Names that need an extra, which are imported when they are first used: the others need nothing but jax and numpy.
 _LAZY = {
     "build": "gnsnn_jax.models",
-    "from_nir": "gnsnn_jax.interop.from_nir",
     "from_torch": "gnsnn_jax.interop.from_torch",
     "load_converted": "gnsnn_jax.runs.converted",
     "load_weights": "gnsnn_jax.interop.weights",
     "save_weights": "gnsnn_jax.interop.weights",
-    "to_nir": "gnsnn_jax.interop.to_nir",
 }
 
 __all__ = [
@@ -68,9 +68,7 @@ __all__ = [
 
 
 if TYPE_CHECKING:
-    from gnsnn_jax.interop.from_nir import from_nir
     from gnsnn_jax.interop.from_torch import from_torch
-    from gnsnn_jax.interop.to_nir import to_nir
     from gnsnn_jax.interop.weights import load_weights, save_weights
     from gnsnn_jax.models import build
     from gnsnn_jax.runs.converted import load_converted

@@ -1,5 +1,7 @@
 """Converted networks as NIR graphs, and NIR graphs as functions."""
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -305,7 +307,7 @@ def test_layers_and_their_shapes():
         "out": nir.Output(np.array([3])),
     }
     names = list(nodes)
-    graph = nir.NIRGraph(nodes, list(zip(names, names[1:], strict=False)), type_check=False)
+    graph = nir.NIRGraph(nodes, list(itertools.pairwise(names)), type_check=False)
     padded = np.pad(x[0], ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))[:, :, :, ::2]
     channels = [np.einsum("bhwij,ij->bhw", windows[:, out // 2], weight[out, 0]) + 1 for out in range(3)]

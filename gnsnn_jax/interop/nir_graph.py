@@ -25,6 +25,12 @@ def nir_package() -> ModuleType:
     return nir
 
 
+def _h5py_package() -> ModuleType:
+    with extra("nir", "reading or writing NIR"):
+        import h5py
+    return h5py
+
+
 class Flat(NamedTuple):
     """A graph without sub-graphs, in the order of evaluation.
 
@@ -69,8 +75,7 @@ def read_graph(path: str | Path) -> Any:
 
 def _check_file(path: Path, known: set[str]) -> None:
     """Raises InputError for a file that is no HDF5, holds other files, too much, or nodes of unknown types."""
-    import h5py
-
+    h5py = _h5py_package()
     try:
         with h5py.File(path, "r") as file:
             found = list(_datasets(file, 0))
@@ -92,8 +97,7 @@ def _check_file(path: Path, known: set[str]) -> None:
 
 def _datasets(group: Any, depth: int) -> Iterator[tuple[str, Any]]:
     """All datasets, each with its name within its group; nothing outside of the file, and no link twice."""
-    import h5py
-
+    h5py = _h5py_package()
     if depth > 2 * DEEPEST + 4:
         raise InputError(f"its groups are nested more than {DEEPEST} graphs deep")
     for name in group:
@@ -139,9 +143,7 @@ def write_graph(path: str | Path, graph: Any) -> None:
 
 
 def _without_zero_resets(path: Path) -> None:
-    import h5py
-
-    with h5py.File(path, "r+") as file:
+    with _h5py_package().File(path, "r+") as file:
         for node in file["node/nodes"].values():
             if _text(node["type"]) == "IF" and not np.any(node["v_reset"][()]):
                 del node["v_reset"]

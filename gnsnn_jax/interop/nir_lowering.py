@@ -472,8 +472,8 @@ class Lowering:
             same = found and np.array_equal(found.of_node, np.arange(term.source.shape[0]))
             if not same or any(map(any, found.borders)):
                 return None
-            size = tuple(window[at] for at in order[2:])
-            node = self._pool(self.building.node(term.source), size, stride, tuple(before for before, _ in padding), label_of(operation))
+            source, size = self.building.node(term.source), tuple(window[at] for at in order[2:])
+            node = self._pool(source, size, stride, tuple(before for before, _ in padding), label_of(operation))
             arranged = lambda index: index[None].transpose(back)
             scale = np.broadcast_to(found.scale[:, None, None], node.shape)
             terms.append(Term(node, whole(node, arranged).index, arranged(scale)))
