@@ -306,6 +306,12 @@ def test_patterns_and_sites_without_each_other_are_refused(mapping, said):
         gs.to_spiking(ann, mapping, steps=2, thresholds=thresholds(ann, X))(X)
 
 
+def test_a_signed_group_neuron_stands_for_no_relu():
+    ann = lambda x: two_layers(nn.gelu, x)
+    with pytest.raises(gs.InputError, match="a signed neuron stands at '.*relu'"):
+        gs.to_spiking(ann, gs.group_neuron(4, signed=True), steps=2, thresholds=thresholds(ann, X))(X)
+
+
 def test_a_mapping_holds_neurons():
     with pytest.raises(TypeError, match="neuron"):
         gs.to_spiking(lambda x: x, {"*": 3}, steps=2)

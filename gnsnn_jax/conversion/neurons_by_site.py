@@ -29,10 +29,18 @@ def checked_neurons(neuron: Any) -> Neurons:
 def neuron_for(neuron: Neurons, name: str, kind: str) -> Neuron:
     """The neuron of the first pattern that matches the name of a site, in its signed form for an encoder.
 
-    Raises InputError where no pattern matches.
+    Raises InputError where no pattern matches, and for a signed group neuron in place of an activation: that cuts off
+    negative values, and the neuron would pass them on.
     """
     found = neuron if isinstance(neuron, Neuron) else _first_match(neuron, name)
-    return signed(found) if kind == "encoder" else found
+    if kind == "encoder":
+        return signed(found)
+    if isinstance(found, GroupNeuron) and found.signed:
+        raise InputError(
+            f"a signed neuron stands at {name!r}, an activation without negative values; give {replace(found, signed=False)} "
+            "there, encoders take the signed form by themselves"
+        )
+    return found
 
 
 def signed(neuron: Neuron) -> Neuron:
