@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import dyadic
+from jax.extend.core import Primitive
+from jax.interpreters import batching
 
 import gnsnn_jax as gs
-from gnsnn_jax.engine.rules import ENTERED, RULES, known_primitives
+from gnsnn_jax.engine.rules import ENTERED, RULES, OverTime, Rule, known_primitives, nowhere, register
 
 WEIGHTS, X = dyadic(0, (4, 4)), dyadic(1, (5, 4))
 FINE = gs.group_neuron(4)
@@ -101,12 +103,13 @@ def pact(x, bound):
 
 pact.defvjp(lambda x, bound: (pact(x, bound), None), lambda _, g: (g, g.sum()))
 
+# Without weights behind them, which would get an encoder.
 CANDIDATES = {
-    "leaky_relu": lambda x: jax.nn.leaky_relu(x @ WEIGHTS) @ WEIGHTS,
-    "select_n": lambda x: jnp.where(x @ WEIGHTS > 0, x @ WEIGHTS, 0) @ WEIGHTS,
+    "leaky_relu": lambda x: jax.nn.leaky_relu(x @ WEIGHTS),
+    "select_n": lambda x: jnp.where(x @ WEIGHTS > 0, x @ WEIGHTS, 0),
     "mul": lambda x: (x @ WEIGHTS) * (x @ WEIGHTS > 0).astype(jnp.float32),
-    "custom_vjp_call": lambda x: pact(x @ WEIGHTS, jnp.float32(2)) @ WEIGHTS,
-    "scan": lambda x: jax.lax.scan(lambda h, _: (jax.nn.relu(h @ WEIGHTS), None), x, None, length=2)[0],
+    "custom_vjp_call": lambda x: pact(x @ WEIGHTS, jnp.float32(2)),
+    "while": lambda x: jax.lax.while_loop(lambda h: h.sum() < 9, lambda h: jax.nn.relu(h @ WEIGHTS) + 1, x),
 }
 
 
@@ -118,18 +121,27 @@ def test_candidates_are_named_where_no_activation_is_found(name):
 
 
 def test_remedies_fit():
-    for head in (jax.nn.softmax, jnp.exp, lambda s: jnp.argmax(s, -1)):
-        with pytest.raises(gs.InputError, match="mean of the outputs over time"):
-            gs.to_spiking(lambda x, head=head: head(spikes(x)), FINE, steps=1)(X)
-    cosine = lambda s: s / jnp.linalg.norm(s, axis=-1, keepdims=True)
-    distance = lambda s: jnp.sqrt(((s[:, None] - X[None]) ** 2).sum(-1))
-    for head in (cosine, distance):
-        with pytest.raises(gs.InputError) as error:
-            gs.to_spiking(lambda x, head=head: head(spikes(x)), FINE, steps=1)(X)
-        assert "norm converts" not in str(error.value)
-        assert "mean of the outputs over time" in str(error.value)
-    with pytest.raises(gs.InputError, match="layer and group norms behind spikes do not"):
-        gs.to_spiking(lambda x: nn.LayerNorm(use_scale=False, use_bias=False).apply({}, spikes(x)), FINE, steps=1)(X)
+    with pytest.raises(gs.InputError, match="mean of the outputs over time"):
+        gs.to_spiking(lambda x: jnp.argmax(spikes(x), -1), FINE, steps=1)(X)
+    with pytest.raises(gs.InputError, match=r"rules\.register adds one"):
+        gs.to_spiking(lambda x: unheard_of.bind(spikes(x)), FINE, steps=1)(X)
+
+
+unheard_of = Primitive("unheard_of")
+unheard_of.def_abstract_eval(lambda x: x)
+unheard_of.def_impl(lambda x: jnp.maximum(x, 2 * x))
+batching.defvectorized(unheard_of)
+
+
+@pytest.mark.parametrize("over_time", [OverTime.OF_MEANS, OverTime.OF_SUMS])
+def test_a_rule_is_registered_for_a_primitive_of_ones_own(over_time, monkeypatch):
+    """max(x, 2 x), which is positively homogeneous: means and sums lead to the same."""
+    monkeypatch.delitem(RULES, unheard_of, raising=False)
+    register(unheard_of, Rule(nowhere, over_time))
+    ann = lambda x: unheard_of.bind(spikes(x) - 0.4)
+    outputs, trains = gs.to_spiking(ann, gs.integrate_and_fire(), steps=4).observed(lambda spikes, site: spikes)(X)
+    means = trains[0].mean(0) - 0.4
+    np.testing.assert_allclose(outputs.mean(0), jnp.maximum(means, 2 * means), atol=1e-6)
 
 
 def test_what_stays_analog_is_said_once():
