@@ -490,7 +490,10 @@ def test_stored_networks_without_proper_thresholds_are_refused(tmp_path, where, 
         Statistics((0.0,) * 3, (1.0,) * 3),
         parse_method("gn", members=4, probe_steps=4),
     )
-    variables = {"params": {"act1": {"threshold": np.float32(bad if where == "params" else 1)}}}
+    example = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    shapes = jax.eval_shape(gs.build("vgg11", num_classes=3, levels=4).init, jax.random.key(0), example)
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
+    variables["params"]["stage1"]["act1"]["threshold"] = np.float32(bad if where == "params" else 1)
     found = {"act1": np.float32(bad)} if where == "thresholds" else None
     ConvertedNetwork(*about, 4, variables, found).save(tmp_path / "stored")
     with pytest.raises(gs.InputError, match="act1"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cases import dyadic
 from jax.extend.core import Primitive
-from jax.interpreters import batching
+from jax.interpreters import batching, mlir
 
 import gnsnn_jax as gs
 from gnsnn_jax.engine.rules import ENTERED, RULES, OverTime, Rule, known_primitives, nowhere, register
@@ -131,6 +131,7 @@ unheard_of = Primitive("unheard_of")
 unheard_of.def_abstract_eval(lambda x: x)
 unheard_of.def_impl(lambda x: jnp.maximum(x, 2 * x))
 batching.defvectorized(unheard_of)
+mlir.register_lowering(unheard_of, mlir.lower_fun(unheard_of.impl, multiple_results=False))
 
 
 @pytest.mark.parametrize("over_time", [OverTime.OF_MEANS, OverTime.OF_SUMS])

@@ -308,7 +308,7 @@ def test_patterns_and_sites_without_each_other_are_refused(mapping, said):
 
 def test_a_signed_group_neuron_stands_for_no_relu():
     ann = lambda x: two_layers(nn.gelu, x)
-    with pytest.raises(gs.InputError, match="a signed neuron stands at '.*relu'"):
+    with pytest.raises(gs.InputError, match=r"a signed neuron stands at '.*relu'"):
         gs.to_spiking(ann, gs.group_neuron(4, signed=True), steps=2, thresholds=thresholds(ann, X))(X)
 
 

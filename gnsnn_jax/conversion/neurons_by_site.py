@@ -37,8 +37,8 @@ def neuron_for(neuron: Neurons, name: str, kind: str) -> Neuron:
         return signed(found)
     if isinstance(found, GroupNeuron) and found.signed:
         raise InputError(
-            f"a signed neuron stands at {name!r}, an activation without negative values; give {replace(found, signed=False)} "
-            "there, encoders take the signed form by themselves"
+            f"a signed neuron stands at {name!r}, an activation without negative values; give "
+            f"{replace(found, signed=False)} there, encoders take the signed form by themselves"
         )
     return found
 

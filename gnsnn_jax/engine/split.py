@@ -146,6 +146,7 @@ class _Sorting:
         self.refusals = _Refusals([])
         self.unconverted: list[Operation] = []
         self.absorbed: list[Operation] = []
+        self.refused: set[tuple[Slot, ...]] = set()
         for operation in network.operations:
             self._add(operation)
         self._check_outputs()
@@ -164,10 +165,14 @@ class _Sorting:
             self.found.views.update(dict.fromkeys(operation.outputs, View.INCREMENTS))
         elif any(vary):
             self._run_over_time(operation, vary, refusals)
+        elif holds_activation(operation.eqn):  # in front of the neurons too, where it would silently stay analog
+            refusals.add(operation.eqn, _HIDDEN_ACTIVATION)
         (self.found.dynamic if any(vary) or operation.is_activation else self.found.static).append(operation)
 
     def _run_over_time(self, operation: Operation, vary: Sequence[bool], refusals: _Refusals) -> None:
         over_time = _over_time(operation.eqn, vary, refusals)
+        if over_time is OverTime.REFUSED:
+            self.refused.add(operation.outputs)
         views = {self.found.views[slot] for slot in operation.inputs if slot in self.found.views}
         how = _how(operation.eqn, over_time, View.MEANS in views)
         self.found.how[operation.outputs] = how
@@ -182,8 +187,12 @@ class _Sorting:
         """Outputs are increments, and of whole numbers and truth values there are none."""
         makers = {slot: operation for operation in self.found.dynamic for slot in operation.outputs}
         for slot in self.network.outputs:
-            if self.found.views.get(slot) is View.MEANS and slot in makers and not _makes_floats(makers[slot], slot):
+            if self._has_no_increments(slot, makers) and makers[slot].outputs not in self.refused:
                 self.refusals.of(makers[slot].origin).add(makers[slot].eqn, _NO_FLOAT)
+
+    def _has_no_increments(self, slot: Slot, makers: Mapping[Slot, Operation]) -> bool:
+        is_mean = self.found.views.get(slot) is View.MEANS and slot in makers
+        return is_mean and not _makes_floats(makers[slot], slot)
 
     def _with_threshold(self, operation: Operation, refusals: _Refusals) -> Operation:
         """The activation as neurons with a threshold, or as what it is where it has none and no spike reaches it."""
