@@ -15,7 +15,7 @@ from gnsnn_jax._types import Array
 from gnsnn_jax.conversion.norm_chains import Chain, Factor, chains_of, first_along, operand_for, undone
 from gnsnn_jax.dtypes import at_least_single
 from gnsnn_jax.engine.arrays import is_array
-from gnsnn_jax.engine.graph import Network, Operation, Slot, entered, evaluate
+from gnsnn_jax.engine.graph import Entering, Network, Operation, Slot, entered, evaluate
 from gnsnn_jax.engine.jaxprs import bind, type_of
 from gnsnn_jax.engine.tracing import arrays_of, trace
 from gnsnn_jax.errors import InputError
@@ -32,7 +32,7 @@ def fold_on_graph(apply: Callable, variables: Any, example: tuple, kwargs: Mappi
     args = (variables, *example)
     arrays, count = arrays_of(args, kwargs), len(arrays_of((variables,), {}))
     _check_known(arrays)
-    network = entered(trace(apply, args, kwargs)[0], lambda eqn: True)
+    network = entered(trace(apply, args, kwargs)[0], Entering(calls=lambda eqn: True))
     values = dict(zip(network.inputs, arrays, strict=True))
     given = network.inputs[:count]
     leaves = {slot for slot in given if jnp.issubdtype(values[slot].dtype, jnp.floating)}

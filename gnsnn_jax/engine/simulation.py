@@ -139,7 +139,7 @@ class Simulation:
         for operation, memory in zip(self.network.dynamic, state.memories, strict=True):
             if operation.is_activation:
                 inputs = [views.increments(operation.inputs[0]), self.values[operation.inputs[1]]]
-                spikes, after = self._fire(operation, *inputs, next(before), calibration)
+                spikes, after = self._fire(operation, inputs[0], inputs[1], next(before), calibration)
                 neurons.append(after)
                 results = [spikes]
             else:

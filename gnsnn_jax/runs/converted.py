@@ -69,7 +69,7 @@ class ConvertedNetwork:
     def spiking(self, steps: int) -> SpikingFunction:
         """The function of variables and normalised images that runs over time."""
         method = self.method
-        return to_spiking(  # type: ignore[return-value]
+        return to_spiking(
             self.apply(), method.neuron, steps=steps, calibration=method.calibration, thresholds=self.thresholds
         )
 
