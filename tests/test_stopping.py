@@ -76,8 +76,23 @@ def test_at_confidence_one_everything_takes_all_steps_and_bad_input_is_explained
         gs.stop_when(0.9)(gs.to_spiking(lambda x, w: network(w, x), gs.group_neuron(2), steps=3))(x, weights)
     with pytest.raises(gs.InputError, match=r"one array \[batch, classes\]"):
         gs.stop_when(0.9)(gs.to_spiking(lambda x: gs.qcfs(x, 1.0, 4), gs.group_neuron(2), steps=3))(jnp.ones(3))
-    with pytest.raises(gs.InputError, match="leave out time_axes"):
-        gs.stop_when(0.9)(gs.to_spiking(network, gs.group_neuron(2), steps=3, time_axes=(None, 0)))(weights, x)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("name", CASES)
+def test_samples_with_inputs_over_time_stop_as_they_would_alone(name, axis):
+    neuron, calibration, chunk = CASES[name]
+    weights, _ = data(1)
+    steps = max(10, calibration.probe_steps if calibration else 0)
+    x = jnp.moveaxis(2 * jax.random.normal(jax.random.key(2), (steps, 13, 6)), 0, axis)
+    snn = gs.to_spiking(network, neuron, steps=10, calibration=calibration, chunk=chunk, time_axes=(None, axis))
+    sums = np.cumsum(np.asarray(jax.jit(snn)(weights, x)), 0)
+    confident = np.asarray(jax.nn.softmax(sums)).max(-1) >= 0.9
+    step = np.where(confident.any(0), confident.argmax(0), 9)
+    answers = gs.stop_when(0.9)(snn)(weights, x)
+    np.testing.assert_array_equal(answers.latency, step + 1 + (calibration.probe_steps if calibration else 0))
+    np.testing.assert_allclose(answers.outputs, sums[step, np.arange(13)], atol=1e-5)
+    assert len(set(step)) > 1
 
 
 # Sums over time.

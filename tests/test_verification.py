@@ -191,8 +191,6 @@ def test_what_cannot_be_compared_is_refused(of_if):
         gs.verify(ann, snn, [X[:0]])
     with refused("an activation that ann has not"):
         gs.verify(lambda x: jax.nn.relu(x @ WEIGHTS[0]), snn, [X])
-    with refused("without a time axis"):
-        gs.verify(ann, converted(time_axes=0), [X])
 
 
 # Whatever takes a converted network.
@@ -229,3 +227,16 @@ def test_a_converted_network_is_taken_under_jit_and_nothing_else_is(of_if, take,
         assert "\n" not in str(error.value)
     with pytest.raises(TypeError, match=r"functools\.partial of .*give the function itself"):
         TAKE[take](partial_one)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_inputs_over_time_are_compared_with_the_network_on_their_mean_so_far(axis):
+    x = jax.random.normal(jax.random.key(5), (STEPS, 12, 6))
+    snn, given = converted(2.0, gs.group_neuron(4), time_axes=axis), jnp.moveaxis(x, 0, axis)
+    found = gs.verify(ann, snn, [given[:7], given[7:]] if axis else [given[:, :7], given[:, 7:]])
+    count = jnp.arange(1.0, STEPS + 1).reshape(-1, 1, 1)
+    right, mean = ann(jnp.cumsum(x, 0) / count), jnp.cumsum(snn(given), 0) / count
+    error = np.linalg.norm(mean - right, axis=(1, 2)) / np.linalg.norm(right, axis=(1, 2))
+    np.testing.assert_allclose(found.error, error, rtol=1e-4)
+    np.testing.assert_allclose(found.agreement, (mean.argmax(-1) == right.argmax(-1)).mean(-1))
+    np.testing.assert_allclose(found.sites[0].error, found.sites[0].alone, rtol=1e-4)

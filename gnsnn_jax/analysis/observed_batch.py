@@ -189,10 +189,7 @@ class _Watched:
         def look(progress, inputs, outputs):
             units = _whole_units(outputs[0], source.unit)
             _check_batch(source.name, units.shape[1:], (len(self.present), *fan.whole.shape))
-            sums = jnp.zeros((len(units), len(SUMS)))
-            return progress, {
-                ("pick", source.name): OfPopulation(*_counted(units, source.most, fan, self.present), sums)
-            }
+            return progress, {("pick", source.name): _counted(units, source.most, fan, self.present)}
 
         return look
 
@@ -226,9 +223,9 @@ class _Watched:
 
 def _whole_units(spikes: Array, unit: Array) -> Array:
     """How many units each value is; one where the unit is not known."""
-    size = jnp.broadcast_to(unit, spikes.shape[1:])
+    size = jnp.broadcast_to(unit, spikes.shape[1:])[None]
     known = jnp.round(jnp.abs(spikes) / jnp.where(size == 0, 1, size))
-    return jnp.where(size == 0, spikes != 0, known).astype(jnp.int32)
+    return jnp.where(size == 0, (spikes != 0).astype(jnp.int32), known.astype(jnp.int32))
 
 
 def _counted(units: Array, members: int, fan: Fan, present: Array) -> Emitted:

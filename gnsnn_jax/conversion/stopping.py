@@ -42,9 +42,9 @@ def stop_when(confidence: float) -> Callable[[Callable], EarlyStop]:
     returned changes nothing. A sample that never gets there answers after
     `steps`. Between chunks the batch shrinks to half its size whenever so few samples are left, so that
     their going saves time; a batch of B compiles log2(B) sizes at most. Not to be put under `jit`, which
-    does not know when samples go. Raises InputError unless 0 < confidence <= 1, for inputs with a
-    time axis, for a network that returns anything but one array [batch, classes], and for one whose populations
-    have no batch in front; TypeError for what is no converted network.
+    does not know when samples go. Inputs with a time axis have the batch as their first other axis. Raises InputError
+    unless 0 < confidence <= 1, for a network that returns anything but one array [batch, classes], and for one whose
+    populations have no batch in front; TypeError for what is no converted network.
     Li, Jones, Furber 2023, arXiv 2303.10276.
     """
     if not 0 < confidence <= 1:
@@ -73,7 +73,7 @@ class EarlyStop:
     spiking: SpikingFunction
 
     def __call__(self, *args: Any) -> Answers:
-        count, batch, shared = _batch_and_shared(args)
+        count, batch, shared = _batch_and_shared(self.spiking, args)
         sums, state = _first_chunk(self, shared, batch)
         _check_batched(count, sums.outputs, state)
         answers = Answers(np.zeros(sums.outputs.shape, sums.outputs.dtype), np.zeros(count, np.int32))
@@ -88,7 +88,8 @@ class EarlyStop:
             kept = _kept(gone)
             if len(kept) < len(gone):
                 samples, gone = samples[kept], gone[kept]
-                batch, of_samples, outputs = _take((batch, _of_samples(state), sums.outputs), kept)
+                of_samples, outputs = _take((_of_samples(state), sums.outputs), kept)
+                batch = batch.of(kept)
                 sums, state = sums._replace(outputs=outputs), state._replace(**of_samples)
             sums, state = _next_chunk(self, shared, batch, state, sums.outputs, sums.now)
 
@@ -106,13 +107,34 @@ class _Shared:
         return self.others.around(self.arrays)[0]
 
 
-def _batch_and_shared(args: tuple) -> tuple[int, Any, _Shared]:
+def _batch_and_shared(spiking: SpikingFunction, args: tuple) -> tuple[int, _Batch, _Shared]:
     """Number of samples, the batch and what all samples share."""
     batch = as_argument(args[-1]) if args else None
     arrays = [leaf for leaf in jax.tree.leaves(batch) if is_array(leaf)]
     if not arrays or not arrays[0].ndim:
         raise InputError("stop_when needs a batch [B, ...] as the last argument; give an array with a batch axis")
-    return len(arrays[0]), batch, _Shared(*parted(args[:-1], {}))
+    times = spiking.time_axes_of(*args[:-1], batch)[-len(arrays) :]
+    axes = tuple(int(time is not None and time % array.ndim == 0) for time, array in zip(times, arrays, strict=True))
+    return arrays[0].shape[axes[0]], _Batch(batch, axes), _Shared(*parted(args[:-1], {}))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["argument"], meta_fields=["axes"])
+@dataclass(frozen=True)
+class _Batch:
+    """The argument that holds the batch, and the axis of the samples in each of its arrays."""
+
+    argument: Any
+    axes: tuple[int, ...]
+
+    def __len__(self) -> int:
+        first = next(leaf for leaf in jax.tree.leaves(self.argument) if is_array(leaf))
+        return first.shape[self.axes[0]]
+
+    def of(self, places: Int[np.ndarray, " b"]) -> _Batch:
+        """The samples at these places."""
+        axes = iter(self.axes)
+        take = lambda leaf: _take_along(leaf, places, next(axes)) if is_array(leaf) else leaf
+        return _Batch(jax.tree.map(take, self.argument), self.axes)
 
 
 def _kept(gone: Bool[np.ndarray, " B"]) -> Int[np.ndarray, " b"]:
@@ -124,8 +146,8 @@ def _kept(gone: Bool[np.ndarray, " B"]) -> Int[np.ndarray, " b"]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _first_chunk(stop: EarlyStop, shared: _Shared, batch: Any) -> tuple[_Sums, State]:
-    outputs, state = stop.spiking.first_chunk(*shared.args, batch)
+def _first_chunk(stop: EarlyStop, shared: _Shared, batch: _Batch) -> tuple[_Sums, State]:
+    outputs, state = stop.spiking.first_chunk(*shared.args, batch.argument)
     _check_outputs(outputs)
     outputs = outputs[: stop.spiking.steps]
     nothing = jnp.zeros(outputs.shape[1:], sum_type(outputs.dtype))
@@ -145,9 +167,9 @@ def _check_outputs(outputs: Any) -> None:
 
 @partial(jax.jit, static_argnums=0)
 def _next_chunk(
-    stop: EarlyStop, shared: _Shared, batch: Any, state: State, before: Array, now: Array
+    stop: EarlyStop, shared: _Shared, batch: _Batch, state: State, before: Array, now: Array
 ) -> tuple[_Sums, State]:
-    outputs, state = stop.spiking.next_chunk(state, *shared.args, batch)
+    outputs, state = stop.spiking.next_chunk(state, *shared.args, batch.argument)
     return _judge(stop.confidence, before, now, outputs), state
 
 
@@ -159,6 +181,11 @@ def _judge(confidence: float, before: Array, now: Array, outputs: Array) -> _Sum
     step = jnp.where(ever, jnp.argmax(confident, 0).astype(jnp.int32), last)
     chosen = jnp.take_along_axis(sums, step[None, :, None], 0)[0]
     return _Sums(chosen, now + step + 1, ever, now + len(outputs))
+
+
+@partial(jax.jit, static_argnums=2)
+def _take_along(array: Any, places: Array, axis: int) -> Array:
+    return jnp.take(array, places, axis)
 
 
 @jax.jit

@@ -187,12 +187,12 @@ class SpikingFunction:
         return self._one_chunk(args, self.chunk, state, None)
 
     def _one_chunk(self, args, length, state, calibration) -> tuple[Any, State]:
-        axes = _array_axes(self.time_axes, args, {})
-        if any(axis is not None for axis in axes):
-            raise InputError("a simulation chunk by chunk takes inputs that are constant in time; leave out time_axes")
-        network, inputs, structure = self._network(args, {}, axes)
+        network, inputs, structure = self._network(args, {}, self.time_axes_of(*args))
         simulation = self._simulation(network, inputs)
-        state, found = simulation.chunk({}, length, state or simulation.start(), calibration)
+        state = state or simulation.start()
+        steps_of = lambda train: jax.lax.dynamic_slice_in_dim(train, state.now, length)
+        trains = {slot: steps_of(train) for slot, train in _varying(network, inputs).items()}
+        state, found = simulation.chunk(trains, length, state, calibration)
         return self._returned(structure, found), state
 
     def initial_state(self, *args) -> State:

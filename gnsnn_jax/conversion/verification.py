@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,13 +13,13 @@ import numpy as np
 from gnsnn_jax._types import Array, Float
 from gnsnn_jax.conversion.answers import classes_of
 from gnsnn_jax.conversion.converted_function import converted_function
-from gnsnn_jax.conversion.to_spiking import SpikingFunction
+from gnsnn_jax.conversion.to_spiking import SpikingFunction, Traced
 from gnsnn_jax.dtypes import sum_type, summed_over_time
 from gnsnn_jax.engine.batches import Batches
-from gnsnn_jax.engine.graph import Operation, Slot, evaluate, reached_from
+from gnsnn_jax.engine.graph import Network, Operation, Slot, evaluate, reached_from
 from gnsnn_jax.engine.names import by_present_names
 from gnsnn_jax.engine.recognise import network_of
-from gnsnn_jax.engine.tracing import arrays_of, of_arrays, parted, trace
+from gnsnn_jax.engine.tracing import Others, parted, trace
 from gnsnn_jax.errors import InputError, listed, nearest
 from gnsnn_jax.method.neurons import run
 
@@ -57,13 +57,16 @@ class Verification(_Errors):
     sites       the same for each population, in the order of evaluation
     analog      places and names of the operations in front of the first neurons that are not linear and compute as
                 in the network itself
+    on_means    the same of those behind neurons that are not linear, and so run on means or sums of spikes, in full at
+                each time-step
     """
 
     analog: tuple[str, ...]
+    on_means: tuple[str, ...]
 
-    def __new__(cls, agreement, error, sites, analog=()):
+    def __new__(cls, agreement, error, sites, analog=(), on_means=()):
         found = super().__new__(cls, agreement, error, sites)
-        found.analog = analog
+        found.analog, found.on_means = analog, on_means
         return found
 
     def first_wrong(self, tolerance: float = WRONG) -> str | None:
@@ -84,52 +87,27 @@ def verify(ann: Callable, snn: Callable, batches: Iterable[Any], *, variables: A
     (`engine.batches.as_batch`). Labels are left out, `(x for x, _ in loader)`, and one batch x stands in a list, [x].
     The outputs of all neurons for one batch, at all steps, are in memory together.
 
-    Raises InputError where there are no batches, for what is no batch or none that the network takes, for
-    activations of `snn` that `ann` has not, and for inputs with a time axis; TypeError where `snn` is no converted
-    network.
+    Inputs with a time axis are those of `snn`; after t steps its mean output is compared with the network on the mean
+    of the inputs of these steps, and the network's own currents are what each step changes of t times its current
+    there.
+
+    Raises InputError where there are no batches, for what is no batch or none that the network takes, and for
+    activations of `snn` that `ann` has not; TypeError where `snn` is no converted network.
     """
-    spiking, given = _without_time_axes(snn), Batches(batches, variables, "verify(apply, snn, {})")
+    spiking, given = converted_function(snn), Batches(batches, variables, "verify(apply, snn, {})")
     ann, total, compiled_for = given.explaining(ann), None, None
     for args in given.arguments():
         arrays, others = parted(args, {})
         if others != compiled_for:
-            compiled_for, names = others, _names(ann, spiking, args)
-            analog = spiking.analog(*args)
-            compare = jax.jit(partial(_compare, of_arrays(ann, args, {}), _simulation(spiking, args), spiking, names))
+            compiled_for, network = others, spiking.traced(*args).network
+            names = [each.activation.name for each in network.populations]
+            compare = jax.jit(partial(_compare, ann, spiking, others, names))
         found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), compare(arrays))
         total = found if total is None else jax.tree.map(np.add, total, found)
     agreement, error, of_sites = total
     relative = [SiteErrors(name, *map(_relative, sums)) for name, sums in zip(names, of_sites, strict=True)]
-    return Verification(_share(agreement), _relative(error), tuple(relative), analog)
-
-
-def _without_time_axes(snn: Callable) -> SpikingFunction:
-    spiking = converted_function(snn)
-    if jax.tree.leaves(spiking.time_axes):
-        raise InputError(
-            f"verify compares on inputs without a time axis, but this network was converted with time_axes="
-            f"{spiking.time_axes!r}; convert it without them for the comparison"
-        )
-    return spiking
-
-
-def _simulation(spiking: SpikingFunction, args: tuple) -> Callable:
-    """The converted network as a function of arrays that returns its outputs and its spikes by activation."""
-    return of_arrays(spiking.observed(lambda spikes, site: {site.name: spikes}), args, {})
-
-
-def _names(ann: Callable, spiking: SpikingFunction, args: tuple) -> list[str]:
-    """The activations that became neurons. Raises InputError where `ann` has none of that name."""
-    known = {each.activation.name for each in network_of(trace(ann, args, {})[0], spiking.encoders).activations}
-    _, spikes = jax.eval_shape(_simulation(spiking, args), *arrays_of(args, {}))
-    names = [name for population in spikes for name in population]
-    strange = [name for name in names if name not in known]
-    if strange:
-        raise InputError(
-            f"snn has neurons for {strange[0]!r}, an activation that ann has not{nearest(strange[0], known)}; give "
-            "the function that was converted"
-        )
-    return names
+    analog = (*network.analog, *network.kept)
+    return Verification(_share(agreement), _relative(error), tuple(relative), analog, tuple(network.on_means))
 
 
 class _Hits(NamedTuple):
@@ -140,7 +118,7 @@ class _Hits(NamedTuple):
 
 
 class _Squares(NamedTuple):
-    """Squared errors [T] and the square of what is right, summed."""
+    """Squared errors [T] and the square of what is right [T], or [1] where that is the same at all steps, summed."""
 
     errors: Array
     right: Array
@@ -157,41 +135,92 @@ def _relative(sums: _Squares) -> np.ndarray:
 
 
 def _compare(
-    ann: Callable, simulation: Callable, spiking: SpikingFunction, names: Sequence[str], arrays: list[Any]
+    ann: Callable, spiking: SpikingFunction, others: Others, names: Sequence[str], arrays: list[Any]
 ) -> tuple[_Hits, _Squares, list[tuple[_Squares, _Squares]]]:
     """The sums over a batch."""
-    network = network_of(jax.make_jaxpr(ann)(*arrays), spiking.encoders)
-    thresholds = by_present_names(spiking.thresholds or {}, network.operations)
-    by_name = {operation.activation.name: operation for operation in network.activations}
-    populations = [by_name[name] for name in names]
-    slots = {slot for each in populations for slot in (*each.activation[2:], *each.outputs) if slot is not None}
-    slots.update(network.outputs)
-    values = dict(zip(slots, evaluate(network, arrays, slots), strict=True))
-    outputs, trains = simulation(*arrays)
-    trains = {name: train for population in trains for name, train in population.items()}
-    rights = [jnp.asarray(values[slot]) for slot in network.outputs]
-    pairs = list(zip(jax.tree.leaves(outputs), rights, strict=True))
+    args, _ = others.around(arrays)
+    traced = spiking.traced(*args)
+    outputs, found = spiking.observed(lambda spikes, site: {site.name: spikes}).simulated(traced)
+    trains = {name: train for population in found for name, train in population.items()}
+    right = _Right(ann, spiking, args, traced, names)
     of_sites = []
-    for name, operation in zip(names, populations, strict=True):
-        right = values[operation.outputs[0]]
-        alone = _run_alone(spiking, thresholds, operation, values)
-        of_sites.append((_squares(trains[name], right), _squares(alone, right)))
-    reached = reached_from(network.operations, {slot for each in populations for slot in each.outputs})
-    predict = [slot in reached and _has_classes(right) for slot, right in zip(network.outputs, rights, strict=True)]
-    hits = [_hits(*pair) for pair, predicts in zip(pairs, predict, strict=True) if predicts]
+    for name, operation in right.populations.items():
+        wanted = right.values[operation.outputs[0]]
+        of_sites.append((_squares(trains[name], wanted), _squares(right.run_alone(operation), wanted)))
+    pairs = list(zip(jax.tree.leaves(outputs), right.outputs, strict=True))
+    hits = [_hits(*pair) for pair, predicts in zip(pairs, right.predict, strict=True) if predicts]
     none = _Hits(jnp.zeros(spiking.steps), jnp.zeros(()))
     return _total([none, *hits]), _total([_squares(*pair) for pair in pairs]), of_sites
 
 
-def _run_alone(
-    spiking: SpikingFunction, thresholds: Mapping[str, Any], operation: Operation, values: Mapping[Slot, Any]
-) -> Array:
-    """The spikes of a population on the current that the network itself has there."""
-    name, _, current, own = operation.activation
-    threshold = thresholds.get(name, None if own is None else values[own])
-    currents = jnp.asarray(values[current])
-    currents = jnp.broadcast_to(currents, (spiking.steps, *currents.shape))
-    return run(spiking.neuron_at(operation), currents, threshold)[0]
+class _Right:
+    """What the network itself computes of one batch, [1, ...], or [T, ...] on means so far of inputs with time.
+
+    The network has a trace of its own, whose activations go by their names.
+    """
+
+    def __init__(self, ann: Callable, spiking: SpikingFunction, args: tuple, traced: Traced, names: Sequence[str]):
+        self.spiking, self.varies = spiking, [slot in traced.trains for slot in traced.network.inputs]
+        inputs = [_mean_so_far(x) if varies else x for x, varies in zip(traced.inputs, self.varies, strict=True)]
+        seen = [x[0] if varies else x for x, varies in zip(inputs, self.varies, strict=True)]
+        self.network = network_of(trace(ann, args, {}, seen)[0], spiking.encoders)
+        self.thresholds = by_present_names(spiking.thresholds or {}, self.network.operations)
+        self.populations = _by_name(self.network, names)
+        self.values = self._evaluated(inputs)
+
+    @property
+    def outputs(self) -> list[Array]:
+        return [self.values[slot] for slot in self.network.outputs]
+
+    @property
+    def predict(self) -> list[bool]:
+        """Of each output, whether it holds classes."""
+        spikes = {slot for each in self.populations.values() for slot in each.outputs}
+        reached = reached_from(self.network.operations, spikes)
+        pairs = zip(self.network.outputs, self.outputs, strict=True)
+        return [slot in reached and _has_classes(right) for slot, right in pairs]
+
+    def run_alone(self, operation: Operation) -> Array:
+        """The spikes of a population on the current that the network itself has there."""
+        name, _, current, own = operation.activation
+        threshold = self.thresholds.get(name, None if own is None else self.values[own][0])
+        return run(self.spiking.neuron_at(operation), self._currents(self.values[current]), threshold)[0]
+
+    def _currents(self, values: Array) -> Array:
+        """What each step adds to t times the current on the means of t steps."""
+        if not any(self.varies):
+            return jnp.broadcast_to(values, (self.spiking.steps, *values.shape[1:]))
+        sums = _floating(values) * _steps(values).astype(_floating(values).dtype)
+        return jnp.diff(sums, axis=0, prepend=jnp.zeros_like(sums[:1])).astype(values.dtype)
+
+    def _evaluated(self, inputs: Sequence[Any]) -> dict[Slot, Array]:
+        """The values of all that is compared."""
+        of_populations = ((*each.activation[2:], *each.outputs) for each in self.populations.values())
+        slots = {slot for each in of_populations for slot in each if slot is not None} | {*self.network.outputs}
+        evaluated = lambda inputs: list(map(jnp.asarray, evaluate(self.network, inputs, slots)))
+        found = self._at_each_step(evaluated, inputs) if any(self.varies) else [x[None] for x in evaluated(inputs)]
+        return dict(zip(slots, found, strict=True))
+
+    def _at_each_step(self, evaluated: Callable, inputs: Sequence[Any]) -> list[Array]:
+        trains = [x[: self.spiking.steps] for x, varies in zip(inputs, self.varies, strict=True) if varies]
+
+        def at_step(parts):
+            part = iter(parts)
+            return evaluated([next(part) if varies else x for x, varies in zip(inputs, self.varies, strict=True)])
+
+        return jax.lax.map(at_step, trains)
+
+
+def _by_name(network: Network, names: Sequence[str]) -> dict[str, Operation]:
+    """The activations of these names. Raises InputError where the network has none."""
+    known = {operation.activation.name: operation for operation in network.activations}
+    strange = [name for name in names if name not in known]
+    if strange:
+        raise InputError(
+            f"snn has neurons for {strange[0]!r}, an activation that ann has not{nearest(strange[0], known)}; give "
+            "the function that was converted"
+        )
+    return {name: known[name] for name in names}
 
 
 def _floating(values: Array) -> Array:
@@ -201,21 +230,26 @@ def _floating(values: Array) -> Array:
 
 def _mean_so_far(train: Array) -> Array:
     sums = summed_over_time(_floating(train))
-    return sums / jnp.arange(1, len(train) + 1, dtype=sums.dtype).reshape(-1, *(1,) * (train.ndim - 1))
+    return sums / _steps(sums).astype(sums.dtype)
+
+
+def _steps(train: Array) -> Array:
+    """The numbers of steps 1..T, [T, 1, ...]."""
+    return jnp.arange(1, len(train) + 1).reshape(-1, *(1,) * (train.ndim - 1))
 
 
 def _squares(train: Array, right: Array) -> _Squares:
     right = _floating(right)
-    errors = (_mean_so_far(train) - right[None]) ** 2
-    return _Squares(*map(_widest, (errors.reshape(len(train), -1).sum(-1), (right**2).sum())))
+    errors = (_mean_so_far(train) - right) ** 2
+    return _Squares(*(_widest(each.reshape(len(each), -1).sum(-1)) for each in (errors, right**2)))
 
 
 def _has_classes(output: Array) -> bool:
-    return output.ndim > 1 and jnp.issubdtype(output.dtype, jnp.floating)
+    return output.ndim > 2 and jnp.issubdtype(output.dtype, jnp.floating)
 
 
 def _hits(train: Array, right: Array) -> _Hits:
-    same = classes_of(_mean_so_far(train)) == classes_of(_floating(right))[None]
+    same = classes_of(_mean_so_far(train)) == classes_of(_floating(right))
     return _Hits(_widest(same.reshape(len(train), -1).sum(-1)), _widest(jnp.asarray(same[0].size)))
 
 
@@ -248,4 +282,5 @@ def _table(found: Verification) -> str:
     )
     legend = "activations: error in %, and in brackets that of the neurons alone, on the network's own currents"
     analog = [f"not linear, and analog in front of the first neurons: {listed(found.analog)}"] if found.analog else []
-    return "\n".join([*lines, legend, *analog, f"after {steps} steps {verdict}"])
+    means = [f"these run on means or sums of spikes, at each step: {listed(found.on_means)}"] if found.on_means else []
+    return "\n".join([*lines, legend, *analog, *means, f"after {steps} steps {verdict}"])

@@ -173,7 +173,8 @@ def _operations(found: _Found, steps: Sequence[int], analysis: NetworkSummary) -
         f"For one sample, the steps of a probe included. The ANN takes {analysis.multiply_accumulates:,} "
         "multiply-accumulates (MAC), padding left out. A unit spike costs one accumulate for each of its connections; "
         "layers that read the image are MAC, evaluated once. A population that emits k units at once costs k unit "
-        "spikes or, the units taken as one value, one MAC for each connection."
+        "spikes or, the units taken as one value, one MAC for each connection. What runs on means or sums of spikes, "
+        "such as a softmax or max-pooling, is evaluated in full at each step; its operations are counted one by one."
     )
     layers = [[each.name, f"{each.connections:,}", f"{each.weights:,}", each.evaluated] for each in analysis.layers]
     return "\n\n".join(
@@ -193,6 +194,7 @@ def _operation_rows(method: MethodResult, behaviour: BehaviourSummary, steps: Se
         "accumulates (AC)": [each.accumulates for each in taken],
         "or, as values, MAC": [each.event_operations for each in taken] if method.members > 1 else [],
         "MAC": [each.multiply_accumulates for each in taken],
+        "operations on means": [each.mean_operations for each in taken] if taken[0].mean_operations else [],
     }
     return [[method.name, words, *(f"{count:,.0f}" for count in of)] for words, of in counts.items() if of]
 
@@ -203,7 +205,8 @@ def _energy(found: _Found, steps: Sequence[int], analysis: NetworkSummary) -> st
         f"the steps of a probe are included. The quantised ANN has activations of {analysis.activation_bits} bits, "
         "⌈log2(L + 1)⌉; neither ANN skips zeros. Where memory counts, every operand comes from it: an accumulate reads "
         "a weight and reads and writes a potential, a multiply-accumulate reads a weight and a value, a neuron reads "
-        "and writes its potential at each step."
+        "and writes its potential at each step. An operation on means counts as one multiply-accumulate of "
+        "floating-point numbers, at each step of the spiking network and once in the ANN."
     )
     models = [
         [each.name, each.add, each.multiply, each.multiplier_bits, each.memory_bit, each.weight_bits, each.source]
