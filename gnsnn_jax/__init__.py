@@ -15,7 +15,9 @@ from gnsnn_jax.conversion.stopping import stop_when
 from gnsnn_jax.conversion.to_spiking import to_spiking
 from gnsnn_jax.conversion.verification import Verification, verify
 from gnsnn_jax.errors import InputError
+from gnsnn_jax.interop.exported import export, load_exported
 from gnsnn_jax.interop.from_nir import from_nir
+from gnsnn_jax.interop.stored_functions import load, save
 from gnsnn_jax.interop.to_nir import to_nir
 from gnsnn_jax.method.activations import qcfs, staircase
 from gnsnn_jax.method.calibrations import Calibration, offset_spikes
@@ -41,13 +43,16 @@ __all__ = [
     "Verification",
     "accuracy_over_time",
     "build",
+    "export",
     "find_thresholds",
     "fold_batch_norm",
     "from_nir",
     "from_torch",
     "group_neuron",
     "integrate_and_fire",
+    "load",
     "load_converted",
+    "load_exported",
     "load_weights",
     "neurobench",
     "observe",
@@ -55,6 +60,7 @@ __all__ = [
     "operations",
     "qcfs",
     "run",
+    "save",
     "save_weights",
     "signed_memory_neuron",
     "sites",

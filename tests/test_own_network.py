@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -96,7 +97,7 @@ def test_a_network_of_ones_own_gives_the_files_of_a_run(here, monkeypatch, capsy
     assert "networks_of_tests:trained on digits, 450 test samples" in shown
     assert "one for each activation, from training images: GN by mse, IF by balance" in shown
     test = load_dataset(Data(), 0).test
-    outputs = gs.load_converted(here / "own" / "converted" / "gn")(test.images, steps=4)
+    outputs = gs.load_converted(here / "own" / "converted" / "gn", trust=True)(test.images, steps=4)
     accuracy = gs.accuracy_over_time(outputs, jnp.asarray(test.labels))
     np.testing.assert_allclose(accuracy[np.asarray([0, 3])], [found["GN"]["accuracy"][t] for t in "14"], atol=1e-6)
 
@@ -104,8 +105,34 @@ def test_a_network_of_ones_own_gives_the_files_of_a_run(here, monkeypatch, capsy
     (again,) = json.loads((here / "own" / "report.json").read_text())["methods"]
     assert again["channel_axis"] == -1
     assert again["agreement"]["4"] > 0.95
-    (threshold,) = gs.load_converted(here / "own" / "converted" / "gn").thresholds.values()
+    (threshold,) = gs.load_converted(here / "own" / "converted" / "gn", trust=True).thresholds.values()
     assert threshold.shape == (300,)
+
+
+def test_code_that_a_stored_network_names_runs_only_if_it_is_given_or_trusted(here):
+    (here / "named_by_tests.py").write_text(
+        "import jax, jax.numpy as jnp\n"
+        "def network():\n"
+        "    weights = jnp.ones((64, 10)) / 64\n"
+        "    return (lambda w, images: jax.nn.relu(images.reshape(-1, 64) @ w) @ jnp.eye(10)), weights\n"
+    )
+    apply, weights = own_network("named_by_tests:network")
+    (method,) = parse_methods(["gn"], members=4, probe_steps=4)
+    model, dataset = Model(name="named_by_tests:network", activation="relu", levels=4), load_dataset(Data(), 0)
+    network = convert(model, weights, dataset, method, 2)
+    name = gs.sites(apply, weights, jnp.ones((1, 8, 8, 1)))[0].name
+    replace(network, thresholds={name: np.float32(1)}).save(here / "gn")
+    sys.modules.pop("named_by_tests")
+    own_network.cache_clear()
+    with pytest.raises(gs.InputError, match=r"named_by_tests:network.*network=network\), or trust=True"):
+        gs.load_converted(here / "gn")
+    assert "named_by_tests" not in sys.modules
+    outputs = gs.load_converted(here / "gn", network=lambda: (apply, 2 * weights))(dataset.test.images[:2])
+    assert "named_by_tests" not in sys.modules
+    np.testing.assert_array_equal(gs.load_converted(here / "gn", trust=True)(dataset.test.images[:2]), outputs)
+    assert "named_by_tests" in sys.modules
+    with pytest.raises(gs.InputError, match="returns other variables than when this was stored"):
+        gs.load_converted(here / "gn", network=lambda: (apply, {"w": weights}))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -32,10 +33,7 @@ def read_arrays(path: str | Path) -> Arrays:
     """
     path = Path(path)
     format = _format(path)
-    if not path.is_file():
-        raise InputError(
-            f"{printable(path)} is a directory, not a file" if path.is_dir() else f"there is no file {printable(path)}"
-        )
+    existing_file(path)
     if path.suffix.lower() in TORCH:
         _torch()
     try:
@@ -63,21 +61,41 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], *, overwrit
     Raises InputError where the file exists and `overwrite` is false, where its directory does not
     exist, or where its format is unknown.
     """
+    format = _format(Path(path))
+    with whole_file(path, overwrite) as unfinished:
+        # A copy in C order: one writer ignores strides, another wants arrays that may be written to.
+        format.write(unfinished, {name: np.array(array, order="C") for name, array in arrays.items()})
+
+
+def existing_file(path: str | Path) -> Path:
+    """The path. Raises InputError where there is no such file."""
     path = Path(path)
-    format = _format(path)
+    if not path.is_file():
+        raise InputError(
+            f"{printable(path)} is a directory, not a file" if path.is_dir() else f"there is no file {printable(path)}"
+        )
+    return path
+
+
+@contextmanager
+def whole_file(path: str | Path, overwrite: bool) -> Iterator[Path]:
+    """Gives a path beside the file to write to, which becomes the file at the end of the context, or is removed.
+
+    Raises InputError where the file exists and `overwrite` is false, and where its directory does not exist.
+    """
+    path = Path(path)
     if path.is_dir() or (path.exists() and not overwrite):
         raise InputError(f"{printable(path)} exists; give another path, or overwrite=True to replace a file")
     if not path.parent.is_dir():
         raise InputError(
             f"there is no directory {printable(path.parent)} to write {printable(path.name)} into; make it first"
         )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        # A copy in C order: one writer ignores strides, another wants arrays that may be written to.
-        format.write(partial, {name: np.array(array, order="C") for name, array in arrays.items()})
-        os.replace(partial, path)
+        yield unfinished
+        os.replace(unfinished, path)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def _format(path: Path) -> Format:

@@ -45,9 +45,16 @@ def own_network(name: str) -> OwnNetwork:
     if not all(part.isidentifier() for part in [*module.split("."), function]):
         raise InputError(f"a network of your own is named package.module:function, got {shown(name)}")
     with _working_directory_first():
-        make = _function(_imported(module), function)
-        with _explained(f"{name}()"):
-            found = make()
+        return made_by(_function(_imported(module), function), name)
+
+
+def made_by(make: Callable, name: str) -> OwnNetwork:
+    """What a user's function returns.
+
+    Raises InputError where it fails, and where it does not return a function and a tree of arrays.
+    """
+    with _explained(f"{name}()"):
+        found = make()
     if not isinstance(found, tuple) or len(found) != len(OwnNetwork._fields) or not callable(found[0]):
         raise InputError(f"{name} must return (apply, variables), a function and its weights, got {_shown(found)}")
     _check_arrays(name, found[1])
@@ -78,12 +85,13 @@ def by_path(variables: Any) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
 
 
-def with_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The variables of a user's network with the arrays that `by_path` made of them.
+def with_arrays(name: str, arrays: Mapping[str, np.ndarray], network: OwnNetwork | None = None) -> Any:
+    """The variables of a user's network with the arrays that `by_path` made of them; `own_network` of the name by
+    default.
 
     Raises InputError where the function returns others by now.
     """
-    variables = own_network(name).variables
+    variables = (network or own_network(name)).variables
     shapes = lambda arrays: {path: np.shape(array) for path, array in arrays.items()}
     if shapes(by_path(variables)) != shapes(arrays):
         raise InputError(f"{name} returns other variables than when this was stored; convert its network again")

@@ -19,7 +19,7 @@ from gnsnn_jax.conversion.sites import sites
 from gnsnn_jax.conversion.to_spiking import SpikingFunction, check_thresholds, to_spiking
 from gnsnn_jax.data.sets import Dataset, Statistics, check_finite, normalise, training_images
 from gnsnn_jax.errors import InputError, at_least_one, extra, listed, printable, shown
-from gnsnn_jax.interop.functions import OwnNetwork, by_path, check_outputs, is_own, with_arrays
+from gnsnn_jax.interop.functions import OwnNetwork, by_path, check_outputs, is_own, made_by, own_network, with_arrays
 from gnsnn_jax.method.methods import Method
 from gnsnn_jax.runs import checkpoints
 from gnsnn_jax.runs.directories import check_arrays_of
@@ -46,6 +46,7 @@ class ConvertedNetwork:
     steps: int
     variables: Any
     thresholds: Mapping[str, Any] | None = None
+    own_apply: Callable | None = None  # of a user's own network that was loaded
 
     def __call__(
         self, images: Shaped[Array | np.ndarray, "B H W C"], steps: int | None = None
@@ -64,7 +65,7 @@ class ConvertedNetwork:
 
     def apply(self) -> Callable:
         """The network itself, a function of variables and normalised images."""
-        return apply_of(self.model, self.num_classes)
+        return self.own_apply or apply_of(self.model, self.num_classes)
 
     def spiking(self, steps: int) -> SpikingFunction:
         """The function of variables and normalised images that runs over time."""
@@ -192,20 +193,24 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
 
 
-def load_converted(path: str | Path) -> ConvertedNetwork:
+def load_converted(path: str | Path, network: Callable | None = None, *, trust: bool = False) -> ConvertedNetwork:
     """Reads a converted network: `load_converted(path)(images)` gives outputs [T, B, K].
 
-    A network of a user's own is the function that it was made of, with the weights that it had.
+    A network of a user's own is the function that it was made of, with the weights that it had. The files name that
+    function and do not hold it: it runs only if it is passed in, or if the files are trusted to name it.
 
     Args:
         path: a directory that `ConvertedNetwork.save` or convert.py wrote.
+        network: of a network of a user's own, the function that was given to convert.py as --network.
+        trust: whether the function that the files name is imported, from the working directory or the installed
+            packages, and called. No network of this library needs it.
 
     Returns:
         The spiking network.
 
     Raises:
-        InputError: where there is none, where it is damaged or does not fit its model, and where the user's
-            function has changed.
+        InputError: where there is none, where it is damaged or does not fit its model, where it is made by a
+            function of a user's own that is neither given nor trusted, and where that has changed.
     """
     arrays, about = checkpoints.load(Path(path))
     if "method" not in about:
@@ -214,6 +219,7 @@ def load_converted(path: str | Path) -> ConvertedNetwork:
         )
     what = f"the network {printable(path)}"
     stored = check_json(about, StoredNetwork, f"what {what} says about itself", "convert it again")
+    own = _own_network(stored.model.name, network, trust, what)
     return ConvertedNetwork(
         stored.model,
         stored.num_classes,
@@ -221,16 +227,37 @@ def load_converted(path: str | Path) -> ConvertedNetwork:
         _check_statistics(stored.statistics, stored.image_shape[-1], what),
         Method.from_json(stored.method),
         stored.steps,
-        _checked_variables(stored, arrays, what),
+        _checked_variables(stored, arrays, own, what),
         stored.thresholds and check_thresholds(stored.thresholds),
+        own and own.apply,
     )
 
 
-def _checked_variables(stored: StoredNetwork, arrays: Any, what: str) -> Any:
+def _own_network(name: str, network: Callable | None, trust: bool, what: str) -> OwnNetwork | None:
+    """The network of a user's own of this name, None for one of this library.
+
+    Raises InputError for one that is neither given nor trusted.
+    """
+    if not is_own(name):
+        if network:
+            raise InputError(f"{what} is {printable(name)} of this library; leave out network")
+        return None
+    if network:
+        return made_by(network, name)
+    if trust:
+        return own_network(name)
+    function = printable(name.rpartition(":")[2])
+    raise InputError(
+        f"{what} is made by {printable(name)}, code that is not stored in it; pass the function, "
+        f"load_converted(..., network={function}), or trust=True, which imports and calls what the files name"
+    )
+
+
+def _checked_variables(stored: StoredNetwork, arrays: Any, own: OwnNetwork | None, what: str) -> Any:
     """The variables of a stored network. Raises InputError where they are not those of its model."""
     check_arrays_of(stored.model.name, arrays, what)
-    if is_own(stored.model.name):
-        return with_arrays(stored.model.name, arrays)
+    if own:
+        return with_arrays(stored.model.name, arrays, own)
     network = build_network(stored.model, stored.num_classes)
     check_variables(arrays, network, stored.image_shape, stored.model.name)
     return arrays

@@ -158,7 +158,7 @@ def is_slow(lhs: Any, rhs: Any, *, dimension_numbers, feature_group_count: int, 
         return False
     lhs_axes, rhs_axes, _ = dimension_numbers
     pixels, taps = [lhs.shape[axis] for axis in lhs_axes[2:]], [rhs.shape[axis] for axis in rhs_axes[2:]]
-    known = all(isinstance(size, int) for size in (*lhs.shape, *rhs.shape))
+    known = all(isinstance(size, int) for size in (*pixels, *taps))  # the batch of an export has no size
     return known and 0 < math.prod(pixels) < math.prod(taps) <= MOST_TAPS
 
 
