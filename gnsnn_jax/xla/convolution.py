@@ -258,7 +258,7 @@ def _matrix(kernel: Array, tap: Mapping[int, int]) -> Array:
     return lax.squeeze(lax.slice(kernel, starts, limits), sorted(tap))
 
 
-def _slice(shape: Sequence[int], pixels: Sequence[tuple[int, int, int]]) -> tuple[list[int], list[int], list[int]]:
+def _slice(shape: Sequence[Any], pixels: Sequence[tuple[int, int, int]]) -> tuple[list[Any], list[Any], list[Any]]:
     """Starts, limits and steps that take these pixels of an array [batch, pixels, channels]."""
     middle = [(first, first + step * (length - 1) + 1, step) for first, step, length in pixels]
     return tuple(map(list, zip((0, shape[0], 1), *middle, (0, shape[-1], 1), strict=True)))  # type: ignore[return-value]
