@@ -15,6 +15,7 @@ from gnsnn_jax.method.threshold_rules import (
     RULES,
     Rule,
     balance,
+    least_error,
     least_squares_threshold,
     percentile,
     squared_error,
@@ -101,6 +102,34 @@ def test_the_least_squares_threshold_stays_under_the_published_iteration():
     g = np.exp(-((c - mean) ** 2) / (2 * deviation**2))
     factor = mean / theta * (1 - e.mean()) + deviation / theta * np.sqrt(2 / np.pi) * g.mean()
     assert factor / (1 - ((2 * i - 1) * e).sum() / n**2) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("levels", [1, 4, 16])
+@pytest.mark.parametrize("draw", ["normal", "laplace", "chisquare"])
+def test_the_least_error_of_what_was_seen_is_that_of_a_grid_search(draw, levels):
+    random = np.random.default_rng(5)
+    x = getattr(random, draw)(**({"df": 0.3} if draw == "chisquare" else {}), size=(4000, 1)).astype(np.float32)
+    values = np.maximum(x, 0)
+
+    def error_of(theta):
+        unit = theta / levels
+        return ((values - unit * np.clip(np.floor(values / unit + 0.5), 0, levels)) ** 2).mean()
+
+    found = found_by(least_error(levels), [x[:100], x[100:]])
+    best = min(map(error_of, np.geomspace(0.01, 1, 400) * values.max()))
+    assert error_of(found) <= 1.02 * best
+
+
+def test_encoders_of_a_softmax_keep_the_large_shares():
+    """Most are small and a few are 1; a normal distribution would cut these off."""
+    scores = normal(6, (4, 200, 16), 0, 3.0)
+    one, two = jnp.eye(16), jnp.ones((16, 2))
+    read = lambda x: jax.nn.softmax(x @ one) @ two
+    (found,) = gs.find_thresholds(read, list(scores), 16).values()
+    shares = np.asarray(jax.nn.softmax(scores))
+    quantised = np.clip(np.floor(shares / (found / 16) + 0.5), 0, 16) * found / 16
+    assert 0.8 < found <= shares.max()
+    assert np.linalg.norm(quantised - shares) < 0.1 * np.linalg.norm(shares)
 
 
 def test_balancing_never_passes_the_largest_value_and_cuts_off_ever_less():

@@ -48,7 +48,8 @@ def find_thresholds(
     `levels` is the number of steps of the staircase that shall fit best, m T for group neurons of m
     members that answer after T time-steps, T for IF; "mse" alone depends on it. Methods:
 
-        "mse"         least squared error of so many levels under a normal distribution (`squared_error`)
+        "mse"         least squared error of so many levels under a normal distribution (`squared_error`), for
+                      encoders of the values seen themselves (`least_error`)
         "percentile"  the 99.9th percentile of the activations
         "max"         the largest activation
         "balance"     local threshold balancing, for IF and many steps
@@ -69,7 +70,7 @@ def find_thresholds(
     a network without ReLU, clip or encoder, and for currents that are not finite.
     """
     rule = _rule(method, at_least_one("levels", levels))
-    axes = _axes_of(rule, per_channel, _checked_axis(channel_axis))
+    search = _Search(rule, _checked_axis(channel_axis), per_channel)
     given = Batches(batches, variables, "find_thresholds(apply, {}, levels)")
     ann, states, network, compiled_for = given.explaining(ann), None, None, None
     encoders = checked_encoders(encoders)
@@ -77,11 +78,11 @@ def find_thresholds(
         arrays, others = parted(args, {})
         if others != compiled_for:
             compiled_for, network = others, _network_with_sites(ann, args, encoders)
-            step = jax.jit(partial(_step, of_arrays(ann, args, {}), encoders, rule, axes), donate_argnums=0)
-            states = states or _start(network, rule, axes)
+            step = jax.jit(partial(_step, of_arrays(ann, args, {}), encoders, search), donate_argnums=0)
+            states = states or _start(network, search)
         states = step(states, arrays)
     return {
-        operation.activation.name: _finished(operation, rule, axes.thresholds, states[operation.activation.name])
+        operation.activation.name: _finished(operation, *search.of(operation), states[operation.activation.name])
         for operation in _sites(network)
     }
 
@@ -121,8 +122,17 @@ class _Axes(NamedTuple):
     channels: int | None
 
 
-def _axes_of(rule: Rule, per_channel: bool, axis: int) -> _Axes:
-    return _Axes(axis, None) if per_channel else _Axes(None, axis if rule.pooled else None)
+class _Search(NamedTuple):
+    """What is asked for: the rule, the axis of the channels, and whether each of these gets a threshold."""
+
+    rule: Rule
+    axis: int
+    per_channel: bool
+
+    def of(self, operation: Operation) -> tuple[Rule, _Axes]:
+        """The rule for an activation or an encoder, and the axes that it sees."""
+        rule = (operation.activation.kind == "encoder" and self.rule.for_encoders) or self.rule
+        return rule, _Axes(self.axis, None) if self.per_channel else _Axes(None, self.axis if rule.pooled else None)
 
 
 class _Seen(NamedTuple):
@@ -138,8 +148,8 @@ class _State(NamedTuple):
     channels: _Seen | None  # one for each channel, where these share a threshold
 
 
-def _start(network: Network, rule: Rule, axes: _Axes) -> Mapping[str, _State]:
-    return {operation.activation.name: _first_state(operation, rule, axes) for operation in _sites(network)}
+def _start(network: Network, search: _Search) -> Mapping[str, _State]:
+    return {operation.activation.name: _first_state(operation, *search.of(operation)) for operation in _sites(network)}
 
 
 def _first_state(operation: Operation, rule: Rule, axes: _Axes) -> _State:
@@ -164,9 +174,7 @@ def _columns(operation: Operation, axis: int | None) -> int:
     return 1 if at is None else operation.shape[at]
 
 
-def _step(
-    ann: Callable, encoders: Encoders, rule: Rule, axes: _Axes, states: Mapping[str, _State], arrays: list[Array]
-):
+def _step(ann: Callable, encoders: Encoders, search: _Search, states: Mapping[str, _State], arrays: list[Array]):
     """The states after one more batch."""
     network = network_of(jax.make_jaxpr(ann)(*arrays), encoders)
     states = dict(states)
@@ -175,6 +183,7 @@ def _step(
         name, kind, *_ = operation.activation
         if kind == "qcfs":
             return bind(operation.eqn, *values)[0]
+        rule, axes = search.of(operation)
         current = _cut_off(*values) if kind == "clip" else values[0]
         states[name] = _updated(operation, rule, axes, _bounded(operation, axes, states[name], values), current)
         if rule.limits:
@@ -242,7 +251,7 @@ def _shaped(operation: Operation, axis: int | None, columns: Float[Array, " colu
     return columns.reshape(()) if at is None else columns.reshape(-1, *(1,) * (-at - 1))
 
 
-def _finished(operation: Operation, rule: Rule, axis: int | None, state: _State) -> Array:
+def _finished(operation: Operation, rule: Rule, axes: _Axes, state: _State) -> Array:
     largest = state.columns.largest
     if not jnp.isfinite(largest).all():
         raise InputError(
@@ -253,7 +262,7 @@ def _finished(operation: Operation, rule: Rule, axis: int | None, state: _State)
     found = jnp.where(jnp.isfinite(found) & (found > 0), found, largest)
     heard = largest > 0
     spare = jnp.where(heard.any(), found.max(where=heard, initial=0), SILENT)
-    return _shaped(operation, axis, jnp.where(heard, found, _within(state.bound, spare)))
+    return _shaped(operation, axes.thresholds, jnp.where(heard, found, _within(state.bound, spare)))
 
 
 def _within(bound: Array, spare: Array) -> Array:

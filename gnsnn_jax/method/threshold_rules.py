@@ -16,6 +16,7 @@ from gnsnn_jax.errors import InputError, at_least_one
 BINS = 2048  # of a histogram from 0 to a power of two above all values: at most 1/1024 of the largest wide
 NEAREST, FARTHEST = 0.01, 8.0  # where the least squared error is looked for: farthest in deviations from the mean,
 GRID, HALVINGS = 96, 24  # nearest as a share of that, on so many points and by so many halvings
+CANDIDATES = 512  # thresholds that a histogram is quantised by: each 1.4 % above the last
 BALANCING_RATE, BALANCING_ROUNDS = 0.5, 100  # times a batch that the charge above a threshold raises it by itself
 
 
@@ -28,6 +29,7 @@ class Rule(NamedTuple):
     limits      whether the next layers see each batch cut off at the threshold so far
     pooled(state, largest [columns]) -> the one threshold [] of all columns, the channels of an activation, whose
                 largest currents these are; without it, one threshold comes from all currents as one column
+    for_encoders the rule for encoders, which sees their values and the negatives of these; without it, this one
     """
 
     start: Callable[[int], Any]
@@ -35,6 +37,7 @@ class Rule(NamedTuple):
     threshold: Callable[[Any], Array]
     limits: bool = False
     pooled: Callable[[Any, Array], Array] | None = None
+    for_encoders: Any = None
 
 
 def largest() -> Rule:
@@ -67,17 +70,6 @@ def percentile(percent: float = 99.9) -> Rule:
         raise InputError(f"percentile must be above 0 and at most 100, got {percent}")
     beyond = 1 - percent / 100
 
-    def start(columns: int) -> _Histogram:
-        return _Histogram(jnp.zeros((columns, BINS)), jnp.zeros(columns), jnp.zeros(()))
-
-    def update(state: _Histogram, x: Array) -> _Histogram:
-        top = jnp.maximum(state.top, _power_of_two_above(x.max(0)))
-        old = _counted(jnp.arange(BINS)[:, None] // _doublings(state.top, top)[None], state.shares.T)
-        bins = jnp.floor(x * (BINS / jnp.where(top > 0, top, 1))[None]).astype(jnp.int32)
-        new = _counted(bins, (x > 0).astype(x.dtype))
-        count = state.count + len(x)
-        return _Histogram(old * (state.count / count) + new / count, top, count)
-
     def threshold(state: _Histogram) -> Array:
         above = jnp.cumsum(state.shares[:, ::-1], -1)[:, ::-1]  # share of values in this bin and those after it
         bin = jnp.sum(above > beyond, -1) - 1
@@ -86,7 +78,58 @@ def percentile(percent: float = 99.9) -> Rule:
         value = (bin.astype(rest.dtype) + jnp.clip(rest / at(state.shares), 0, 1)) * state.top / BINS
         return jnp.where(bin < 0, 0, value)
 
-    return Rule(start, update, threshold)
+    return Rule(_empty_histogram, _with_currents, threshold)
+
+
+def least_error(levels: int) -> Rule:
+    """The threshold of the least squared error of n-level quantisation of what was seen, from a histogram.
+
+        argmin over theta of the mean of (x - q(x))^2,   q(x) = staircase(x + theta/2n, theta/n, n),   x > 0
+
+    It suits values far from a normal distribution, such as a softmax: many small ones and a few that carry it. Looked
+    for among CANDIDATES thresholds up to the upper end of the histogram. For encoders, whose values come with their
+    negatives, it is the least error of the signed staircase.
+
+    Args:
+        levels: n, at least 1.
+
+    Returns:
+        A rule.
+
+    Raises:
+        InputError: for levels < 1.
+        TypeError: for levels that are no integer.
+    """
+    levels = at_least_one("levels", levels)
+
+    def threshold(state: _Histogram) -> Array:
+        shares = jnp.geomspace(2 / BINS, 1, CANDIDATES)
+        mean_over = partial(jnp.matmul, precision="highest")
+        errors = jax.lax.map(lambda share: mean_over(state.shares, _errors_of_bins(share, levels)), shares)
+        return state.top * shares[errors.argmin(0)]
+
+    return Rule(_empty_histogram, _with_currents, threshold)
+
+
+def _errors_of_bins(share: Float[Array, ""], levels: int) -> Float[Array, " BINS"]:
+    """The squared error at the middle of each bin under a threshold, in units of the upper end of the last bin."""
+    middles = (jnp.arange(BINS, dtype=jnp.float32) + 0.5) / BINS
+    unit = share / levels
+    return (middles - unit * jnp.clip(jnp.floor(middles / unit + 0.5), 0, levels)) ** 2
+
+
+def _empty_histogram(columns: int) -> _Histogram:
+    return _Histogram(jnp.zeros((columns, BINS)), jnp.zeros(columns), jnp.zeros(()))
+
+
+def _with_currents(state: _Histogram, x: Array) -> _Histogram:
+    """The histogram after one more batch."""
+    top = jnp.maximum(state.top, _power_of_two_above(x.max(0)))
+    old = _counted(jnp.arange(BINS)[:, None] // _doublings(state.top, top)[None], state.shares.T)
+    bins = jnp.floor(x * (BINS / jnp.where(top > 0, top, 1))[None]).astype(jnp.int32)
+    new = _counted(bins, (x > 0).astype(jnp.int32)).astype(x.dtype)  # integers, as float32 counts to 2^24 only
+    count = state.count + len(x)
+    return _Histogram(old * (state.count / count) + new / count, top, count)
 
 
 def _power_of_two_above(x: Array) -> Array:
@@ -102,7 +145,7 @@ def _counted(bins: Array, weights: Array) -> Array:
     """The weights [N, columns] summed by bin: [columns, BINS]."""
     columns = jnp.broadcast_to(jnp.arange(weights.shape[1])[None], weights.shape)
     bins = bins.clip(0, BINS - 1)
-    return jnp.zeros((weights.shape[1], BINS)).at[columns, bins].add(weights)
+    return jnp.zeros((weights.shape[1], BINS), weights.dtype).at[columns, bins].add(weights)
 
 
 class _Moments(NamedTuple):
@@ -122,7 +165,8 @@ def squared_error(levels: int) -> Rule:
     has its fixed points where E[x q(x)] = E[q(x)^2] for the quantised q(x) = theta/n sum_i [x >= c_i], which
     is where the error has its extremes. For group neurons n = m T, or m where one step shall suffice; for
     IF n = T. One threshold for many channels is that of all their currents together, but for channels that never
-    had a positive current.
+    had a positive current. Values of encoders, such as those behind a softmax, are far from normal: `least_error`
+    finds their thresholds.
 
     Args:
         levels: n, at least 1.
@@ -146,7 +190,8 @@ def squared_error(levels: int) -> Rule:
 
     start = lambda columns: _Moments(jnp.zeros(()), jnp.zeros(columns), jnp.zeros(columns))
     found = lambda state: least_squares_threshold(state.mean, jnp.sqrt(state.variance), levels)
-    return Rule(start, update, found, pooled=lambda state, largest: found(_pooled(state, largest > 0)))
+    pooled = lambda state, largest: found(_pooled(state, largest > 0))
+    return Rule(start, update, found, pooled=pooled, for_encoders=least_error(levels))
 
 
 def _pooled(state: _Moments, heard: Array) -> _Moments:
