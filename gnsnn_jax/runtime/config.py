@@ -128,25 +128,35 @@ class Model:
     ] = 8.0
     activation: Annotated[
         str,
-        setting("qcfs, or relu, which gets its thresholds when it is converted", min_length=1, max_length=LONGEST_TEXT),
+        setting(
+            "qcfs; relu, or gelu in transformers, get their thresholds when they are converted",
+            min_length=1,
+            max_length=LONGEST_TEXT,
+        ),
     ] = "qcfs"
     classes: Annotated[int, setting("outputs; 0: as many as the data set has classes", ge=0, le=LARGEST_COUNT)] = 0
-    dropout_rate: Annotated[float, setting("share of activations dropped in training, in VGG networks", ge=0, lt=1)] = (
-        0.0
-    )
+    dropout_rate: Annotated[
+        float, setting("share of activations dropped in training, in VGG networks and transformers", ge=0, lt=1)
+    ] = 0.0
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Optimizer:
-    learning_rate: Annotated[
-        float, setting("of SGD at its highest; a cosine takes it to 0", gt=0, le=LARGEST_NUMBER)
-    ] = 0.1
+    name: Annotated[Literal["sgd", "adamw"], setting("sgd or adamw")] = "sgd"
+    learning_rate: Annotated[float, setting("at its highest; a cosine takes it to 0", gt=0, le=LARGEST_NUMBER)] = 0.1
     warmup_epochs: Annotated[
         float, setting("in which the learning rate rises from 0 in a line; 0: none", ge=0, le=LARGEST_COUNT)
     ] = 0.0
-    momentum: Annotated[float, setting("of SGD", ge=0, lt=1)] = 0.9
+    momentum: Annotated[float, setting("of SGD; of the mean of the gradients in AdamW", ge=0, lt=1)] = 0.9
+    second_momentum: Annotated[float, setting("of the mean of the squared gradients in AdamW", ge=0, lt=1)] = 0.999
     weight_decay: Annotated[
-        float, setting("added to the gradient before the momentum, thresholds included", ge=0, le=LARGEST_NUMBER)
+        float,
+        setting(
+            "in SGD added to the gradient before the momentum, thresholds included; in AdamW, times the learning rate, "
+            "taken from weights, but not from norms, biases, positions and thresholds",
+            ge=0,
+            le=LARGEST_NUMBER,
+        ),
     ] = 5e-4
     gradient_norm: Annotated[
         float, setting("longer gradients are cut to this length; 0: none are", ge=0, le=LARGEST_NUMBER)

@@ -1,4 +1,4 @@
-"""The training loop: SGD on the cross-entropy, one pure function of the state for each step."""
+"""The training loop: SGD or AdamW on the cross-entropy, one pure function of the state for each step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gnsnn_jax.data.streaming import Stream
 from gnsnn_jax.errors import InputError, extra
 from gnsnn_jax.runs.network import build_network
 from gnsnn_jax.runtime import devices
-from gnsnn_jax.runtime.config import Config, Data
+from gnsnn_jax.runtime.config import Config, Data, Optimizer
 
 with extra("train"):
     import flax.linen as nn
@@ -28,6 +28,7 @@ with extra("train"):
 
 MOST_STEPS = 2**31 - 1  # which are counted in int32
 SMALLEST_THRESHOLD = 1e-3  # thresholds are kept at least this far from 0
+DECAYED = ("kernel", "embedding")  # what AdamW decays; all else are norms, biases, positions and thresholds
 
 
 class Metrics(NamedTuple):
@@ -149,14 +150,46 @@ def make_schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
 
 
 def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """SGD with momentum, the decay added to the gradient before it, thresholds kept positive."""
+    """The optimizer that the configuration names, with gradients cut before it and thresholds kept positive after it.
+
+    Args:
+        config: the settings.
+        schedule: the learning rate by step.
+
+    Returns:
+        SGD with momentum, the decay of all parameters added to the gradient before it; or AdamW, whose decay,
+        w <- w - learning_rate weight_decay w, leaves out norms, biases, positions and thresholds.
+    """
     settings = config.optimizer
     return optax.chain(
         optax.clip_by_global_norm(settings.gradient_norm) if settings.gradient_norm else optax.identity(),
-        optax.add_decayed_weights(settings.weight_decay),
-        optax.sgd(schedule, momentum=settings.momentum),
+        *OPTIMIZERS[settings.name](settings, schedule),
         keep_thresholds_positive(SMALLEST_THRESHOLD),
     )
+
+
+def _sgd(settings: Optimizer, schedule: optax.Schedule) -> tuple[optax.GradientTransformation, ...]:
+    return optax.add_decayed_weights(settings.weight_decay), optax.sgd(schedule, momentum=settings.momentum)
+
+
+def _adamw(settings: Optimizer, schedule: optax.Schedule) -> tuple[optax.GradientTransformation, ...]:
+    return (
+        optax.adamw(
+            schedule,
+            b1=settings.momentum,
+            b2=settings.second_momentum,
+            weight_decay=settings.weight_decay,
+            mask=decayed_by_adamw,
+        ),
+    )
+
+
+OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
+
+
+def decayed_by_adamw(params: Any) -> Any:
+    """Whether each parameter is a weight, which decays, and no norm, bias, position or threshold."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", None) in DECAYED, params)
 
 
 def keep_thresholds_positive(smallest: float) -> optax.GradientTransformation:
