@@ -14,7 +14,7 @@ from gnsnn_jax.models.layers import average_pool
 
 # Weights, biases and norms of the published networks: those of torchvision (vgg*_bn; residual networks
 # with a 3x3 stem instead of its 7x7 one, 7680 weights fewer) and, for ResNet-20 on ten classes, the
-# 269,722 of its paper and 2752 of the two projections.
+# 269,722 of its paper and 2752 of the two projections; of vision transformers without the class token and its position.
 PARAMETERS = {
     "vgg11": 132_868_840,
     "vgg13": 133_053_736,
@@ -25,10 +25,13 @@ PARAMETERS = {
     "resnet50": 25_557_032 - 7680,
     "resnet101": 44_549_160 - 7680,
     "resnet152": 60_192_808 - 7680,
+    "vit_s": 22_050_664 - 2 * 384,
+    "vit_b": 86_567_656 - 2 * 768,
 }
 ACTIVATIONS = {
     "vgg11": 10, "vgg13": 12, "vgg16": 15, "vgg19": 18, "resnet10": 9, "resnet18": 17, "resnet20": 19,
     "resnet34": 33, "resnet50": 49, "resnet101": 100, "resnet152": 151,
+    "vit_digits": 0, "vit_s": 0, "vit_b": 0,
 }  # fmt: skip
 SMALL = {
     "vgg16": {"convolutions": (1, 2, 1), "widths": (8, 16, 16), "hidden": 32},
@@ -174,6 +177,11 @@ def test_images_of_another_shape_are_refused(name, shape, unchecked):
         ("vgg16", {"dropout_rate": 1.0}, "dropout_rate must be at least 0 and below 1"),
         ("vgg16", {"dropout_rate": float("nan")}, "dropout_rate"),
         ("vgg16", {"threshold": 0.0}, "threshold"),
+        ("vit_s", {"heads": 5}, "384 features cannot be shared evenly by 5 heads"),
+        ("vit_s", {"positions": "fixed"}, "positions must be one of learned, sincos"),
+        ("vit_s", {"pool": "max"}, "pool must be one of mean, token"),
+        ("vit_s", {"width": 6, "positions": "sincos"}, "multiple of 4, got 6"),
+        ("vit_s", {"dropout_rate": 1.0}, "dropout_rate must be at least 0 and below 1"),
     ],
 )
 def test_build_refuses(name, options, message):

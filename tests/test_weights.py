@@ -116,7 +116,7 @@ def reload(network, path):
 
 
 @pytest.mark.parametrize("names", ["gn", "qcfs"])
-@pytest.mark.parametrize("name", sorted(networks()))
+@pytest.mark.parametrize("name", [name for name, made in sorted(networks().items()) if hasattr(made.func, "published")])
 def test_names_and_shapes_are_the_published_ones(name, names, published):
     torch = pytest.importorskip("torch")
     with torch.device("meta"):
