@@ -1,7 +1,8 @@
-"""Networks of the user's own: functions by name that return (apply, variables)."""
+"""Networks of the user's own: functions by name that return (apply, variables), and files that hold both."""
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +18,10 @@ import numpy as np
 
 from gnsnn_jax.engine.arrays import known_to_jax
 from gnsnn_jax.errors import InputError, nearest, printable, shown
+from gnsnn_jax.interop.network_files import READERS, is_network_file, read_network_file
 
 EXAMPLES = 2  # images that show what a network returns: more than one, so that it shows whether it keeps them apart
+_LAYER_OF_KERAS = "Exception encountered when calling"
 _NOT_THE_USERS = ("<", str(Path(__file__).parents[1]))
 
 
@@ -30,20 +33,31 @@ class OwnNetwork(NamedTuple):
 
 
 def is_own(name: str) -> bool:
-    """Whether a model's name is that of a user's function."""
-    return ":" in name
+    """Whether a model's name is that of a user's function or file."""
+    return ":" in name or is_network_file(name)
 
 
 @cache
 def own_network(name: str) -> OwnNetwork:
-    """Calls the function `package.module:function` of the installed packages or the working directory, once.
+    """Calls the function `package.module:function` of the installed packages or the working directory, or reads a
+    file, once.
 
     Raises InputError where there is none, where it fails, and where it does not return a function and a tree
     of arrays.
     """
+    apply, variables = read_network_file(Path(name)) if is_network_file(name) else _returned(name)
+    _check_arrays(name, variables)
+    return OwnNetwork(apply, variables)
+
+
+def _returned(name: str) -> tuple[Callable, Any]:
+    """What a user's function returns."""
     module, _, function = name.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), function]):
-        raise InputError(f"a network of your own is named package.module:function, got {shown(name)}")
+        raise InputError(
+            f"a network of your own is named package.module:function, got {shown(name)}; or it is a file whose name "
+            f"ends in {', '.join(READERS)}"
+        )
     with _working_directory_first():
         return made_by(_function(_imported(module), function), name)
 
@@ -57,8 +71,7 @@ def made_by(make: Callable, name: str) -> OwnNetwork:
         found = make()
     if not isinstance(found, tuple) or len(found) != len(OwnNetwork._fields) or not callable(found[0]):
         raise InputError(f"{name} must return (apply, variables), a function and its weights, got {_shown(found)}")
-    _check_arrays(name, found[1])
-    return OwnNetwork(*found)
+    return found
 
 
 def check_outputs(name: str, network: OwnNetwork, image_shape: tuple[int, ...], num_classes: int) -> None:
@@ -140,8 +153,16 @@ def _explained(what: str) -> Iterator[None]:
         frames = traceback.extract_tb(error.__traceback__)
         own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(_NOT_THE_USERS)]
         place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-        reason = " ".join(str(error).split("\n\n")[0].split())
-        raise InputError(f"{printable(what)} raised {type(error).__name__}: {printable(reason, 500)}{place}") from error
+        raise InputError(
+            f"{printable(what)} raised {type(error).__name__}: {printable(_reason(error), 500)}{place}"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first paragraph of what an error says; of Keras, which names only the layer there, the second too."""
+    paragraphs = str(error).split("\n\n")
+    paragraphs = paragraphs[: 2 if paragraphs[0].startswith(_LAYER_OF_KERAS) else 1]
+    return " ".join(re.sub(r"\x1b\[\d+m", "", " ".join(paragraphs)).split())
 
 
 def _check_arrays(name: str, variables: Any) -> None:

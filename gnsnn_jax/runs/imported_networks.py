@@ -1,4 +1,4 @@
-"""Networks that were not trained here, as runs like those of training: PyTorch's weights, a user's own function."""
+"""Networks that were not trained here, as runs like those of training: PyTorch's weights, a user's function or file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from gnsnn_jax.data.sets import Dataset, load_dataset
 from gnsnn_jax.errors import InputError
 from gnsnn_jax.interop.functions import by_path, own_network
+from gnsnn_jax.interop.network_files import READERS, is_network_file
 from gnsnn_jax.interop.weights import load_weights
 from gnsnn_jax.runs import checkpoints
 from gnsnn_jax.runs.directories import CHECKPOINTS, Run, check_numbers, check_workdir, create_run, default_workdir
@@ -25,7 +26,10 @@ def add_import_options(group: Any) -> None:
     """The options of the command line that describe a network and the data it was trained on."""
     group.add_argument("--weights", type=file, metavar="FILE", help=".safetensors, .npz or .pth in the published names")
     group.add_argument(
-        "--network", type=word, metavar="MODULE:FUNCTION", help="of yours, which returns (apply, variables)"
+        "--network",
+        type=word,
+        metavar="NETWORK",
+        help=f"of yours: a file ({', '.join(READERS)}), or MODULE:FUNCTION, which returns (apply, variables)",
     )
     group.add_argument("--model", type=word, help="network that the weights belong to, such as vgg16")
     group.add_argument(
@@ -75,7 +79,7 @@ def import_run(command: Namespace) -> tuple[Run, Dataset]:
     check_workdir(workdir, command.overwrite)
     dataset = load_dataset(config.data, config.training.seed)
     if command.network:
-        variables = own_network(command.network).variables
+        variables = own_network(config.model.name).variables
         check_numbers(variables, f"what {command.network} returned")
     else:
         variables = load_weights(command.weights, build_network(config.model, dataset.num_classes))
@@ -101,7 +105,7 @@ def _config(command: Namespace) -> Config:
     given = {setting: getattr(command, name) for name, setting in SETTINGS.items()}
     if command.network:
         levels = command.levels or OWN_LEVELS
-        given |= {"model.name": command.network, "model.levels": levels, "model.activation": "relu"}
+        given |= {"model.name": _network_name(command.network), "model.levels": levels, "model.activation": "relu"}
     return decode({}, "command line", {setting: value for setting, value in given.items() if value is not None})
 
 
@@ -130,6 +134,13 @@ def _given(command: Namespace, names: Sequence[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(command, name) is not None)
 
 
+def _network_name(given: str) -> str:
+    """The name of a user's network, a file with its folders, so that a stored network finds it from anywhere."""
+    return str(Path(given).expanduser().absolute()) if is_network_file(given) else given
+
+
 def _path_of(command: Namespace) -> Path:
     """What the run is named after."""
-    return Path(command.network.replace(".", "-").replace(":", "-")) if command.network else command.weights
+    if command.network and not is_network_file(command.network):
+        return Path(command.network.replace(".", "-").replace(":", "-"))
+    return Path(command.network or command.weights)

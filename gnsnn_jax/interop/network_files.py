@@ -1,0 +1,37 @@
+"""Whole networks in files of other frameworks: one function for each kind of file, by the suffix of its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gnsnn_jax.errors import InputError, printable
+from gnsnn_jax.interop.keras_files import read_keras
+
+# Each takes a path and returns (apply, variables), as a function of the user's own does.
+READERS: Mapping[str, Callable[[Path], tuple[Callable, Any]]] = dict.fromkeys((".keras", ".h5", ".hdf5"), read_keras)
+
+
+def is_network_file(name: str) -> bool:
+    """Whether the name is that of a file which holds a whole network."""
+    return Path(name).suffix.lower() in READERS
+
+
+def read_network_file(path: Path) -> tuple[Callable, Any]:
+    """Reads a network with its weights.
+
+    Args:
+        path: a file whose name ends in one of READERS.
+
+    Returns:
+        `apply(variables, inputs)` and the variables, a tree of arrays.
+
+    Raises:
+        InputError: where there is no such file, and where it cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{printable(path)} is a directory, not a file" if path.is_dir() else f"there is no file {printable(path)}"
+        )
+    return READERS[path.suffix.lower()](path)
