@@ -232,6 +232,8 @@ def test_what_cannot_be_stored_is_refused_and_nothing_is_overwritten(tmp_path, v
         gs.export(tmp_path / "other", named, variables, images(2))
     with pytest.raises(TypeError, match="snn must be what to_spiking returned"):
         gs.save(tmp_path / "other", named, variables, images(2))
+    with pytest.raises(TypeError, match="early stop decides"):
+        gs.export(tmp_path / "other", gs.stop_when(0.9)(snn), variables, images(2))
     with pytest.raises(gs.InputError, match="observes its spikes"):
         gs.save(tmp_path / "other", snn.observed(lambda spikes, site: spikes), variables, images(2))
     assert list(tmp_path.iterdir()) == [path]

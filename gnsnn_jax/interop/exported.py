@@ -16,6 +16,7 @@ import jax.export as jax_export
 import jax.numpy as jnp
 import numpy as np
 
+from gnsnn_jax.conversion.stopping import EarlyStop
 from gnsnn_jax.conversion.to_spiking import SpikingFunction
 from gnsnn_jax.engine.arrays import as_array, first_line, is_array
 from gnsnn_jax.engine.parameters import are_parameters
@@ -55,6 +56,7 @@ def export(path: str | Path, snn: Callable, *args: Any, symbolic_batch: bool = T
     Raises:
         InputError: where the file exists, where weights are shapes only, where the network takes no batch of every
             size, and for what no file of StableHLO can hold: callbacks to Python and classes of trees.
+        TypeError: for what `stop_when` returns.
         MissingPackage: where flatbuffers is not installed.
     """
     with whole_file(path, overwrite) as unfinished:
@@ -142,8 +144,13 @@ class Arguments(NamedTuple):
 def arguments_of(snn: Callable, args: tuple) -> Arguments:
     """Parts the arguments of a converted network.
 
-    Raises InputError where none holds data, where data hold anything but arrays, and where weights are shapes.
+    Raises TypeError for early stop, and InputError where none holds data, where data hold anything but arrays, and
+    where weights are shapes.
     """
+    if isinstance(snn, EarlyStop):
+        raise TypeError(
+            "early stop decides from answers when to go on, which no file holds; give what to_spiking returned"
+        )
     arrays, others = parted(args, {})
     args = others.around(arrays)[0]
     time_axes = iter(_time_axes(snn, args))
