@@ -45,12 +45,10 @@ def own_network(name: str) -> OwnNetwork:
     Raises InputError where there is none, where it fails, and where it does not return a function and a tree
     of arrays.
     """
-    apply, variables = read_network_file(Path(name)) if is_network_file(name) else _returned(name)
-    _check_arrays(name, variables)
-    return OwnNetwork(apply, variables)
+    return _checked(name, read_network_file(Path(name))) if is_network_file(name) else _returned(name)
 
 
-def _returned(name: str) -> tuple[Callable, Any]:
+def _returned(name: str) -> OwnNetwork:
     """What a user's function returns."""
     module, _, function = name.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), function]):
@@ -71,7 +69,14 @@ def made_by(make: Callable, name: str) -> OwnNetwork:
         found = make()
     if not isinstance(found, tuple) or len(found) != len(OwnNetwork._fields) or not callable(found[0]):
         raise InputError(f"{name} must return (apply, variables), a function and its weights, got {_shown(found)}")
-    return found
+    return _checked(name, found)
+
+
+def _checked(name: str, found: tuple[Callable, Any]) -> OwnNetwork:
+    """Raises InputError unless the variables are a tree of arrays."""
+    network = OwnNetwork(*found)
+    _check_arrays(name, network.variables)
+    return network
 
 
 def check_outputs(name: str, network: OwnNetwork, image_shape: tuple[int, ...], num_classes: int) -> None:

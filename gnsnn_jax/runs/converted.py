@@ -20,6 +20,7 @@ from gnsnn_jax.conversion.to_spiking import SpikingFunction, check_thresholds, t
 from gnsnn_jax.data.sets import Dataset, Statistics, check_finite, normalise, training_images
 from gnsnn_jax.errors import InputError, at_least_one, extra, listed, printable, shown
 from gnsnn_jax.interop.functions import OwnNetwork, by_path, check_outputs, is_own, made_by, own_network, with_arrays
+from gnsnn_jax.interop.network_files import is_network_file
 from gnsnn_jax.method.methods import Method
 from gnsnn_jax.runs import checkpoints
 from gnsnn_jax.runs.directories import check_arrays_of
@@ -203,7 +204,7 @@ def load_converted(path: str | Path, network: Callable | None = None, *, trust: 
         path: a directory that `ConvertedNetwork.save` or convert.py wrote.
         network: of a network of a user's own, the function that was given to convert.py as --network.
         trust: whether the function that the files name is imported, from the working directory or the installed
-            packages, and called. No network of this library needs it.
+            packages, and called. Networks of this library and those in files, which hold no code, need none of it.
 
     Returns:
         The spiking network.
@@ -234,7 +235,8 @@ def load_converted(path: str | Path, network: Callable | None = None, *, trust: 
 
 
 def _own_network(name: str, network: Callable | None, trust: bool, what: str) -> OwnNetwork | None:
-    """The network of a user's own of this name, None for one of this library.
+    """The network of a user's own of this name, None for one of this library. Files of networks are read: their
+    readers refuse code.
 
     Raises InputError for one that is neither given nor trusted.
     """
@@ -244,7 +246,7 @@ def _own_network(name: str, network: Callable | None, trust: bool, what: str) ->
         return None
     if network:
         return made_by(network, name)
-    if trust:
+    if trust or is_network_file(name):
         return own_network(name)
     function = printable(name.rpartition(":")[2])
     raise InputError(
