@@ -152,6 +152,30 @@ def test_attention_is_observed_counted_and_verified():
     assert "run on means or sums of spikes" in str(verified)
 
 
+class Layer(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.relu(nn.Dense(5)(x)), None
+
+
+class Scanned(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        layers = nn.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)
+        return nn.Dense(3)(layers()(x, None)[0])
+
+
+def test_the_passes_of_a_scan_are_layers_of_their_own():
+    network, x = Scanned(), jax.random.normal(jax.random.key(1), (2, 5))
+    variables = network.init(jax.random.key(2), x)
+    found = {each.name: 2.0 for each in gs.sites(network.apply, variables, x)}
+    snn = gs.to_spiking(network.apply, IF, steps=2, thresholds=found)
+    behaviour = gs.observe(snn, [x], variables=variables)
+    assert [each.connections for each in behaviour.connections.layers] == [25, 25, 15]
+    assert [fan.whole[0] for fan in behaviour.connections.fans.values()] == [5, 3]
+    assert behaviour.connections.on_means == MeanOperations()
+
+
 # Signed neurons.
 
 

@@ -27,13 +27,26 @@ def sums_on_device(
 
     Summed first over the axes along which all weights are constant, which makes the rest of it small.
     """
-    axes = range(counts.ndim - 2)
-    kept = [axis for axis in axes if any(_varies(each, axis) for each in weights)]
-    counts = jnp.where(present.reshape(1, -1, *(1 for _ in axes)), counts, 0)
-    counts = counts.sum(tuple(axis + 2 for axis in axes if axis not in kept), dtype=jnp.int32)
-    base = _base(weights[0].size, most)
-    narrow = [each[tuple(slice(None) if axis in kept else 0 for axis in axes)] for each in weights]
-    return [jnp.stack([_halves(counts, digit) for digit in _digits(each, base)], 1) for each in narrow]
+    kept = [axis for axis in range(counts.ndim - 2) if any(_varies(each, axis) for each in weights)]
+    summed, base = _summed_over_others(_of_samples(counts, present), kept), _base(weights[0].size, most)
+    narrow = [_at_first(each, kept) for each in weights]
+    return [jnp.stack([_halves(summed, digit) for digit in _digits(each, base)], 1) for each in narrow]
+
+
+def _of_samples(counts: Array, present: Array) -> Array:
+    """Zeros in place of samples that are none."""
+    return jnp.where(present.reshape(1, -1, *(1,) * (counts.ndim - 2)), counts, 0)
+
+
+def _summed_over_others(counts: Array, kept: Sequence[int]) -> Array:
+    """Of [T, B, ...], over the axes of a sample that are not kept."""
+    others = tuple(axis + 2 for axis in range(counts.ndim - 2) if axis not in kept)
+    return counts.sum(others, dtype=jnp.int32)
+
+
+def _at_first(weights: np.ndarray, kept: Sequence[int]) -> np.ndarray | np.int64:
+    """The weights at the first place along all axes that are not kept."""
+    return weights[tuple(slice(None) if axis in kept else 0 for axis in range(weights.ndim))]
 
 
 def whole(sums: Int[np.ndarray, "T digits 2"], neurons: int, most: int) -> Int[np.ndarray, " T"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -94,7 +95,10 @@ def verify(ann: Callable, snn: Callable, batches: Iterable[Any], *, variables: A
     Raises InputError where there are no batches, for what is no batch or none that the network takes, and for
     activations of `snn` that `ann` has not; TypeError where `snn` is no converted network.
     """
-    spiking, given = converted_function(snn), Batches(batches, variables, "verify(apply, snn, {})")
+    spiking, given = (
+        replace(converted_function(snn), reduce=None),
+        Batches(batches, variables, "verify(apply, snn, {})"),
+    )
     ann, total, compiled_for = given.explaining(ann), None, None
     for args in given.arguments():
         arrays, others = parted(args, {})
