@@ -88,8 +88,10 @@ def converted(variables, tokens):
 
 
 def bits(logits_of, batches):
-    """Bits for each character, the mean over the batches."""
-    return np.mean([bits_per_token(logits_of(batch), batch) for batch in batches])
+    """Bits for each character, the mean over the batches, of logits [..., batch, context, characters]."""
+    cost = jax.jit(lambda logits, tokens: bits_per_token(logits, jnp.broadcast_to(tokens, logits.shape[:-1])))
+    over_time = lambda outputs, tokens: [cost(logits, tokens) for logits in outputs.reshape(-1, *outputs.shape[-3:])]
+    return np.mean([over_time(logits_of(tokens), tokens) for tokens in batches], 0)
 
 
 def write(logits_of, count, seed=0):
@@ -117,12 +119,12 @@ def main():
     spiking = converted(variables, trained)
 
     random = np.random.default_rng(2)
-    batches = [windows(held_out, random) for _ in range(16)]
+    batches = [windows(held_out, random) for _ in range(8)]
     network = jax.jit(partial(NETWORK.apply, variables))
     print("bits per character".ljust(20), *(f"T = {t}".rjust(7) for t in STEPS))
-    print("network".ljust(20), f"{bits(network, batches):7.3f}")
-    found = (bits(lambda batch, t=t: spiking(batch)[t - 1], batches) for t in STEPS)
-    print(f"spiking, GN, m = {MEMBERS}", *(f"{value:7.3f}" for value in found))
+    print("network".ljust(20), f"{bits(network, batches)[0]:7.3f}")
+    found = bits(spiking, batches)
+    print(f"spiking, GN, m = {MEMBERS}".ljust(20), *(f"{found[t - 1]:7.3f}" for t in STEPS))
     print(f"\nwritten by the spiking network at T = {STEPS[-1]}:\n")
     print(write(lambda batch: spiking(batch)[-1], command.characters))
 

@@ -43,3 +43,15 @@ def test_fine_tuning_through_time_gains_accuracy_at_the_first_step(example):
         [float(x) for x in re.findall(r"\d+\.\d\d", line)] for line in example("fine_tune.py", 2).splitlines()[-2:]
     )
     assert after[0] > before[0] + 10
+
+
+def test_a_language_model_converts_and_writes(monkeypatch, capsys, unchecked):
+    options = ["--steps", "20", "--modules", "8", "--characters", "5"]
+    monkeypatch.setattr(sys, "argv", ["language_model.py", *options])
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        runpy.run_path(str(EXAMPLES / "language_model.py"), run_name="__main__")
+    shown = capsys.readouterr().out
+    (network,), spiking = ([float(x) for x in re.findall(r"\d\.\d{3}", line)] for line in shown.splitlines()[2:4])
+    assert network < 6.5  # log2 of the 96 characters is 6.58
+    assert abs(spiking[-1] - network) < 0.2
+    assert len(shown.split("T = 8:\n\n")[1].rstrip("\n")) >= 5
