@@ -211,6 +211,17 @@ def test_refusals_say_what_to_do(tmp_path):
         gs.from_torch(nn.Linear(4, 3).eval(), x)
 
 
+def test_indices_of_max_pooling_are_refused_with_their_place():
+    class Unpooled(nn.Module):
+        def forward(self, x):
+            return nn.functional.max_unpool2d(*nn.functional.max_pool2d(x, 2, return_indices=True), 2)
+
+    x = images(2, (1, 4, 4))
+    apply, variables = gs.from_torch(Unpooled().eval(), x)
+    with pytest.raises(gs.InputError, match=r"getitem in Unpooled .* of max-pooling there are no indices"):
+        apply(variables, x)
+
+
 def test_half_precision_stays_half_precision():
     module = nn.Sequential(nn.Linear(3, 3), nn.ReLU()).to(torch.bfloat16).eval()
     x = torch.as_tensor(images(2, (3,))).to(torch.bfloat16)

@@ -335,6 +335,11 @@ def _addmm(bias, x, weight, beta=1, alpha=1):
     return _add(product, bias, beta)
 
 
+def _trilinear(i1, i2, i3, expand1, expand2, expand3, sumdim, unroll_dim=1):
+    operands = [jnp.expand_dims(x, axes) for x, axes in ((i1, expand1), (i2, expand2), (i3, expand3))]
+    return jnp.sum(math.prod(operands), tuple(sumdim))
+
+
 def _softmax(x, dim, half_to_float=False):
     return jax.nn.softmax(x, dim)
 
@@ -493,6 +498,7 @@ OPERATIONS: dict[str, Callable] = {
     "matmul": jnp.matmul,
     "addmm": _addmm,
     "baddbmm": _addmm,
+    "_trilinear": _trilinear,
     "linear": layers.linear,
     "convolution": layers.convolution,
     "max_pool1d_with_indices": layers.max_pool(1),

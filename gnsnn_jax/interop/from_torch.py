@@ -89,7 +89,13 @@ def _result(call: Call, values: Mapping[str, Any]) -> Any:
         try:
             return _running_at(call.place)(lambda: function(*args, **kwargs))
         except (TypeError, ValueError, IndexError, NotImplementedError) as error:
-            raise InputError(f"{call.operation} in {call.place} failed in JAX: {first_line(error)}") from error
+            name = str(getattr(call.operation, "__name__", call.operation))
+            raise InputError(
+                f"{name} in {call.place} failed in JAX: {first_line(error)}{_HINTS.get(name, '')}"
+            ) from error
+
+
+_HINTS = {"getitem": "; of max-pooling there are no indices, and of a norm no statistics"}
 
 
 def _filled(argument: Any, values: Mapping[str, Any]) -> Any:

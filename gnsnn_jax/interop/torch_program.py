@@ -240,7 +240,7 @@ def _array(tensor: Any) -> np.ndarray:
     """The values of a tensor in the type that JAX has for it."""
     tensor = tensor.detach().cpu()
     dtype = dtype_of(tensor.dtype)
-    values = tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
+    values = tensor.double().numpy() if tensor.is_floating_point() else tensor.numpy()  # NumPy lacks bfloat16
     return np.array(values, dtype)
 
 
