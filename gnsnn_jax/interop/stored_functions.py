@@ -289,7 +289,7 @@ class _Stored:
                 encoders=self.about["encoders"],
                 reduce=self.about["reduce"],
             )
-        except (InputError, IndexError) as error:
+        except (InputError, IndexError, TypeError) as error:
             raise InputError(f"{self.name} does not describe a converted network ({error})") from None
 
     def _setting(self, key: str, read: Callable, *args: Any) -> Any:
