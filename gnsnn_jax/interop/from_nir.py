@@ -14,6 +14,7 @@ import numpy as np
 from gnsnn_jax._types import Array
 from gnsnn_jax.errors import InputError, listed, shown
 from gnsnn_jax.interop.nir_graph import Flat, flattened, nir_package, read_graph
+from gnsnn_jax.xla.convolution import conv_general_dilated
 
 DEFAULT_DT = 1e-4  # seconds, what SpikingJelly and snnTorch export with
 
@@ -279,7 +280,7 @@ def _convolution(node, arrays, state, x, reading):
     numbers = ("NCHW", "OIHW", "NCHW") if rank == 2 else ("NCH", "OIH", "NCH")
     dilation = _per_axis(node.dilation, rank)
     padding = _padding(node.padding, weight.shape[2:], dilation)
-    y = jax.lax.conv_general_dilated(
+    y = conv_general_dilated(
         x, weight, _per_axis(node.stride, rank), padding, rhs_dilation=dilation, dimension_numbers=numbers,
         feature_group_count=int(node.groups),
     )  # fmt: skip

@@ -42,11 +42,11 @@ def to_nir(
 
     The input of the graph is the image of each time-step, channels first and without batch, and the first layer a
     part of it; its output is that of one step, to be summed over time. A dense layer behind a map is a convolution
-    with a kernel of the whole map, as simulators flatten maps in different ways.
+    with a kernel of the whole map, as simulators flatten maps in different ways: what it sends is [N, 1, 1].
 
     form="portable" has IF neurons of threshold 1 and r = 1 (the thresholds are in the weights), Conv2d with square
-    kernels and one group, SumPool2d, Affine and Linear: what SpikingJelly, Sinabs, snnTorch, Norse and Spyx read. NIR
-    cannot say that neurons subtract their threshold, nor that they start from half of it, so how close a simulator
+    kernels and one group, SumPool2d, Affine and Linear: what SpikingJelly reads, and of chains of layers Sinabs, Norse
+    and Spyx too. NIR cannot say that neurons subtract their threshold, nor that they start from half of it, so how close a simulator
     comes is up to its neurons; the metadata say both, and `from_nir` follows them. initial="bias" makes up for the
     start: theta / (2 steps) is added to the current of each step, which in `steps` steps amounts to the same.
 
