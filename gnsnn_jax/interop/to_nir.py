@@ -46,9 +46,10 @@ def to_nir(
 
     form="portable" has IF neurons of threshold 1 and r = 1 (the thresholds are in the weights), Conv2d with square
     kernels and one group, SumPool2d, Affine and Linear: what SpikingJelly reads, and of chains of layers Sinabs, Norse
-    and Spyx too. NIR cannot say that neurons subtract their threshold, nor that they start from half of it, so how close a simulator
-    comes is up to its neurons; the metadata say both, and `from_nir` follows them. initial="bias" makes up for the
-    start: theta / (2 steps) is added to the current of each step, which in `steps` steps amounts to the same.
+    and Spyx too. NIR cannot say that neurons subtract their threshold, nor that they start from half of it, so how
+    close a simulator comes is up to its neurons; the metadata say both, and `from_nir` follows them. initial="bias"
+    makes up for the start: theta / (2 steps) is added to the current of each step, which in `steps` steps amounts to
+    the same.
 
     form="exact" is the same network in any simulator that follows NIR to the letter, in IF and group neurons alike:
     an integrator I with thresholds k theta/m, whose spikes are scaled by theta/m and come back negative a step later.
