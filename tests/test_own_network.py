@@ -167,7 +167,7 @@ def test_what_cannot_be_converted_is_refused_in_one_sentence_and_leaves_nothing(
     ("arguments", "message"),
     [
         (["--network", "networks_of_tests:trained"], "--network also needs --dataset"),
-        ([*NETWORK, "--model", "resnet10"], "--model is said by --network itself"),
+        ([*NETWORK, "--model", "resnet10"], "--model comes with --network"),
         ([*NETWORK, "--weights", "file.npz"], "give either --weights file.npz or --network"),
         (["run", *NETWORK], "give either the run run or --network"),
         (

@@ -22,14 +22,21 @@ def predictions_over_time(logits: Num[Array, "T B K"]) -> Int[Array, "T B"]:
 
 
 def accuracy_over_time(logits: Num[Array, "T B K"], labels: Int[Array, " B"]) -> Float[Array, " T"]:
-    """The share of samples predicted rightly if the network stopped after 1..T steps.
+    """The share of samples that are predicted correctly if the network stops after 1..T steps.
 
         accuracy_t = mean_b [argmax_k sum_{s <= t} logits_s == labels]
 
-    One logit, K = 1, means its sign: labels are 0 and 1, and 1 is predicted where the sum is above 0. Sums are
-    float32 or wider, whatever the logits are.
+    With one logit, K = 1, the sign decides: labels are 0 and 1, and 1 is predicted where the sum is above 0.
 
-    Raises InputError where the logits are not one array [T, B, K] and the labels one array [B].
+    Args:
+        logits: of each step [T, B, K]. Sums are float32 or wider, whatever their type.
+        labels: [B].
+
+    Returns:
+        The accuracy after each step [T], from 0 to 1.
+
+    Raises:
+        InputError: where the logits are not one array [T, B, K] and the labels one array [B].
     """
     logits, labels = _one_array(logits), _one_array(labels)
     if logits.ndim != 3 or not logits.shape[-1] or labels.shape != logits.shape[1:2]:

@@ -33,19 +33,29 @@ def observe(
     steps: Sequence[int] | None = None,
     compare: bool = True,
 ) -> Behaviour:
-    """Runs a converted network, as `to_spiking` returns it, under `jax.jit` or not, and counts.
+    """Runs a converted network over batches and counts spikes, operations and errors.
 
-    Each batch holds the arguments of the network, one array or a tuple of several, after `variables` where
-    these are given; their first axis is the batch, as that of every activation is. Arrays are those of JAX and
-    NumPy, tensors of other frameworks, numbers and nested lists of them; trees of arrays are arguments too
-    (`engine.batches.as_batch`). Labels are left out, `(x for x, _ in loader)`, and one batch x stands in a list, [x].
-    `steps` are the numbers of
-    time-steps that shall be looked at, 1, 2, 4, … up to those of `spiking` unless told; without `compare` spikes
-    and operations are counted, and rates not compared with the activations of the network itself. Memory grows
-    neither with the steps nor with the number of batches. Inputs with a time axis have the batch as their first other
-    axis, and rates are compared with the activations of the network on the mean of these inputs over time. Raises
-    InputError where there is no batch or an empty one, for what is no batch or none that the network takes, and as
-    `connections_of` does; TypeError where `spiking` is no converted network.
+    Memory grows neither with the steps nor with the number of batches.
+
+    Args:
+        spiking: what `to_spiking` returned, under `jax.jit` or not. The first axis of each argument and of each
+            activation is the batch; inputs with a time axis have it as their first other axis, and rates are then
+            compared with the activations of the network on the mean of these inputs over time.
+        batches: each holds the arguments of the network after `variables`, one array or a tuple of several. Arrays
+            are those of JAX and NumPy, tensors of other frameworks, numbers and nested lists of them; trees of arrays are
+            arguments too (`engine.batches.as_batch`). Leave labels out, `(x for x, _ in loader)`, and put one batch x
+            into a list, [x].
+        variables: the first argument of the network, the same for all batches.
+        steps: the numbers of time-steps to look at; 1, 2, 4, ... up to those of `spiking` by default.
+        compare: whether to compare rates with the activations of the network itself, besides counting.
+
+    Returns:
+        A `Behaviour`, which `operations` and `neurobench` take.
+
+    Raises:
+        InputError: without a batch, for an empty one, for what is no batch or none that the network takes, and as
+            `connections_of` does.
+        TypeError: where `spiking` is not a converted network.
     """
     converted, given = converted_function(spiking), Batches(batches, variables, CALL).arguments()
     pairs = ((_behind(variables, args), np.ones(_samples(converted, variables, args), bool)) for args in given)

@@ -35,39 +35,46 @@ def find_thresholds(
     variables: Any = None,
     encoders: Encoders = "auto",
 ) -> dict[str, Array]:
-    """Thresholds for the ReLUs, clips and encoders of a network, by the names of `sites`, as `to_spiking` takes them.
+    """Finds thresholds for the ReLUs, clips and encoders of a network by the names of `sites`, for `to_spiking`.
 
-    Each batch holds the arguments of `ann`, one array or a tuple of several, after `variables` where
-    these are given: `find_thresholds(model.apply, batches, 16, variables=variables)` or
-    `find_thresholds(lambda x: model.apply(variables, x), batches, 16)`. Arrays are those of JAX and NumPy,
-    tensors of other frameworks, numbers and nested lists of them; trees of arrays are arguments too
-    (`engine.batches.as_batch`). Labels are left out, `(x for x, _ in loader)`, and one batch x stands in a list, [x].
-    The batches run through the network one after the other, compiled once for each shape of a batch; memory does
-    not grow with their number. Training data without augmentation is what the thresholds should be found on.
+    The batches run through the network one after the other, compiled once for each shape of a batch; memory does not
+    grow with their number. No threshold exceeds the bound of its own clip or, where there was a positive current, the
+    largest current seen. `qcfs` has a threshold and is left out. An encoder emits negative spikes too: its threshold
+    fits its values and their negatives alike.
 
-    `levels` is the number of steps of the staircase that shall fit best, m T for group neurons of m
-    members that answer after T time-steps, T for IF; "mse" alone depends on it. Methods:
+        thresholds = find_thresholds(model.apply, batches, 16, variables=variables)
+        thresholds = find_thresholds(lambda x: model.apply(variables, x), batches, 16)
 
-        "mse"         least squared error of so many levels under a normal distribution (`squared_error`), for
-                      encoders of the values seen themselves (`least_error`)
-        "percentile"  the 99.9th percentile of the activations
-        "max"         the largest activation
-        "balance"     local threshold balancing, for IF and many steps
+    Args:
+        ann: the network, as `to_spiking` takes it.
+        batches: each holds the arguments of `ann` after `variables`, one array or a tuple of several. Arrays are those
+            of JAX and NumPy, tensors of other frameworks, numbers and nested lists of them; trees of arrays are
+            arguments too (`engine.batches.as_batch`). Leave labels out, `(x for x, _ in loader)`, and put one batch x
+            into a list, [x]. Take training data without augmentation.
+        levels: the number of steps of the staircase that fits best: m T for group neurons of m members that answer
+            after T time-steps, T for IF. Only "mse" depends on it.
+        method: a name, or a `Rule` of `gnsnn_jax.method.threshold_rules` such as `percentile(99.5)`:
 
-    or a `Rule` of `gnsnn_jax.method.threshold_rules`, such as `percentile(99.5)`. `per_channel` finds one
-    threshold for each entry of `channel_axis`, counted from the right: -1 for channels last, -3 for convolutions
-    with channels first, [C, H, W]; an activation with fewer axes takes its last. Else there is one for each
-    activation.
-    Thresholds are float32 of shape [], [C] or [C, 1, 1]. An activation or channel that never had a positive
-    current gets the largest threshold of its neighbours, or 1.
-    None exceeds the bound of its own clip or, where there was a positive current, the largest, whatever the method.
-    One threshold of "mse" for an activation leaves out the entries of `channel_axis` that never had a positive
-    current, where all batches have as many entries.
-    `qcfs` has a threshold and is left out. An encoder, `encoders` as in `to_spiking`, emits negative spikes too: its
-    threshold fits its values and their negatives alike.
+            "mse"         least squared error of so many levels under a normal distribution (`squared_error`), for
+                          encoders of the values seen themselves (`least_error`). A single threshold leaves out the
+                          channels that never had a positive current, where all batches have as many channels
+            "percentile"  the 99.9th percentile of the activations
+            "max"         the largest activation
+            "balance"     local threshold balancing, for IF and many steps
 
-    Raises InputError for unknown methods, levels < 1, no batches, what is no batch or none that the network takes,
-    a network without ReLU, clip or encoder, and for currents that are not finite.
+        per_channel: whether to find one threshold for each entry of `channel_axis`; else one for each activation.
+        channel_axis: counted from the right: -1 for channels last, -3 for convolutions with channels first,
+            [C, H, W]. An activation with fewer axes takes its last.
+        variables: the first argument of `ann`, the same for all batches.
+        encoders: where they stand, as in `to_spiking`.
+
+    Returns:
+        Thresholds by name of the site, float32 of shape [], [C] or [C, 1, 1]. An activation or channel that never had
+        a positive current gets the largest threshold of its neighbours, or 1.
+
+    Raises:
+        InputError: for unknown methods, levels < 1, no batches, what is no batch or none that the network takes, a
+            network without ReLU, clip or encoder, and for currents that are NaN or infinite.
     """
     rule = _rule(method, at_least_one("levels", levels))
     search = _Search(rule, _checked_axis(channel_axis), per_channel)

@@ -34,15 +34,22 @@ class Site(NamedTuple):
 
 
 def sites(ann: Callable, *args: Any, encoders: Encoders = "auto", **kwargs: Any) -> list[Site]:
-    """The activations and encoders of a network that conversion can turn into neurons, in the order of evaluation.
+    """Lists the activations and encoders that conversion can turn into neurons, in the order of evaluation.
 
-    The arguments are those of `ann`, arrays or `jax.ShapeDtypeStruct`s in their place; of a threshold
-    that depends on these only the shape is known. Names are the same in every trace of the same code, and
-    stay the same where lines are added around it; those of former versions, a file and line such as
-    "network.py:31", still name thresholds.
-    Activations are calls of `qcfs`, `jax.nn.relu` and `jax.nn.relu6` under any of their names, and of
-    cuts of other spelling, such as `maximum(x, 0)`, `clip(x, 0, a)` and `lax.clamp`, those that stand
-    behind weights: before them they keep pixels in range.
+    Activations are calls of `qcfs`, of `jax.nn.relu` and `jax.nn.relu6` under any of their names, and, behind
+    weights, cuts in other spellings: `maximum(x, 0)`, `clip(x, 0, a)`, `lax.clamp`, `where(x > 0, x, 0)`,
+    `x * (x > 0)`. In front of the weights these keep pixels in range and are no activations. Names are the same in
+    every trace of the same code, and stay the same when lines are added around it; the names of earlier versions, a
+    file and a line such as "network.py:31", still work for thresholds.
+
+    Args:
+        ann: the network.
+        args: those of `ann`, arrays or `jax.ShapeDtypeStruct`s in their place.
+        encoders: where they stand, as in `to_spiking`.
+        kwargs: those of `ann`.
+
+    Returns:
+        A `Site` for each. Of a threshold that depends on shapes only, the shape is known.
     """
     arrays = arrays_of(args, kwargs)
     network = network_of(trace(ann, args, kwargs)[0], checked_encoders(encoders))

@@ -35,16 +35,24 @@ def stop_when(confidence: float) -> Callable[[Callable], EarlyStop]:
 
         max_k softmax(sum_{s <= t} outputs_s)_k >= confidence
 
-    Of a network with one output, [B, 1], confidence is max(p, 1 - p) with p = sigmoid(sum_{s <= t} outputs_s).
+    For a network with one output, [B, 1], confidence is max(p, 1 - p) with p = sigmoid(sum_{s <= t} outputs_s).
+    A sample that never gets there answers after `steps`. Between chunks the batch shrinks to half its size whenever
+    few enough samples are left; a batch of B compiles log2(B) sizes at most.
 
-    `stop_when(0.9)(to_spiking(...))` takes the arguments of the network, arrays or trees of them and the last a
-    batch [B, ...] as `engine.batches.as_batch` has it, and returns `Answers`; `jax.jit` around what `to_spiking`
-    returned changes nothing. A sample that never gets there answers after
-    `steps`. Between chunks the batch shrinks to half its size whenever so few samples are left, so that
-    their going saves time; a batch of B compiles log2(B) sizes at most. Not to be put under `jit`, which
-    does not know when samples go. Inputs with a time axis have the batch as their first other axis. Raises InputError
-    unless 0 < confidence <= 1, for a network that returns anything but one array [batch, classes], and for one whose
-    populations have no batch in front; TypeError for what is no converted network.
+    Args:
+        confidence: above 0 and at most 1.
+
+    Returns:
+        A function of a converted network, `stop_when(0.9)(to_spiking(...))`, under `jax.jit` or not. That returns a
+        function of the arguments of the network, of which the last is a batch [B, ...] as `engine.batches.as_batch`
+        has it, and that one returns `Answers`. Do not put it under `jit`, which does not know when samples leave.
+        Inputs with a time axis have the batch as their first other axis.
+
+    Raises:
+        InputError: unless 0 < confidence <= 1, for a network that returns anything but one array [batch, classes],
+            and for one whose populations have no batch in front.
+        TypeError: for anything but a converted network.
+
     Li, Jones, Furber 2023, arXiv 2303.10276.
     """
     if not 0 < confidence <= 1:

@@ -24,7 +24,7 @@ from gnsnn_jax.engine.tracing import Others, parted, trace
 from gnsnn_jax.errors import InputError, listed, nearest
 from gnsnn_jax.method.neurons import run
 
-WRONG = 0.1  # relative error beyond which an activation counts as wrong, unless told
+WRONG = 0.1  # relative error beyond which an activation counts as wrong by default
 
 
 class SiteErrors(NamedTuple):
@@ -81,19 +81,28 @@ class Verification(_Errors):
 def verify(ann: Callable, snn: Callable, batches: Iterable[Any], *, variables: Any = None) -> Verification:
     """Compares a converted network with the network itself by number of steps, and activation by activation.
 
-    `snn` is what `to_spiking` made of `ann`, under `jax.jit` or not. Each batch holds the arguments of both,
-    one array or a tuple of several, after `variables` where these are given:
-    `print(verify(model.apply, snn, batches, variables=variables))`. Arrays are those of JAX and NumPy, tensors of
-    other frameworks, numbers and nested lists of them; trees of arrays are arguments too
-    (`engine.batches.as_batch`). Labels are left out, `(x for x, _ in loader)`, and one batch x stands in a list, [x].
+        print(verify(model.apply, snn, batches, variables=variables))
+
     The outputs of all neurons for one batch, at all steps, are in memory together.
 
-    Inputs with a time axis are those of `snn`; after t steps its mean output is compared with the network on the mean
-    of the inputs of these steps, and the network's own currents are what each step changes of t times its current
-    there.
+    Args:
+        ann: the network.
+        snn: what `to_spiking` made of it, under `jax.jit` or not. With `time_axes`, its mean output after t steps is
+            compared with the network on the mean of the inputs of these steps; the network's own currents are then
+            what each step changes of t times its current there.
+        batches: each holds the arguments of both after `variables`, one array or a tuple of several. Arrays are those
+            of JAX and NumPy, tensors of other frameworks, numbers and nested lists of them; trees of arrays are
+            arguments too (`engine.batches.as_batch`). Leave labels out, `(x for x, _ in loader)`, and put one batch x
+            into a list, [x].
+        variables: the first argument of both, the same for all batches.
 
-    Raises InputError where there are no batches, for what is no batch or none that the network takes, and for
-    activations of `snn` that `ann` has not; TypeError where `snn` is no converted network.
+    Returns:
+        A `Verification`, which prints as a table.
+
+    Raises:
+        InputError: without batches, for what is no batch or none that the network takes, and for activations of
+            `snn` that `ann` does not have.
+        TypeError: where `snn` is not a converted network.
     """
     spiking, given = (
         replace(converted_function(snn), reduce=None),

@@ -163,7 +163,7 @@ def squared_error(levels: int) -> Rule:
         theta <- theta [(mu/theta) (1 - mean e_i) + (s/theta) sqrt(2/pi) mean g_i] / [1 - sum (2i - 1) e_i / n^2]
 
     has its fixed points where E[x q(x)] = E[q(x)^2] for the quantised q(x) = theta/n sum_i [x >= c_i], which
-    is where the error has its extremes. For group neurons n = m T, or m where one step shall suffice; for
+    is where the error has its extremes. For group neurons n = m T, or m where one step is enough; for
     IF n = T. One threshold for many channels is that of all their currents together, but for channels that never
     had a positive current. Values of encoders, such as those behind a softmax, are far from normal: `least_error`
     finds their thresholds.

@@ -24,14 +24,24 @@ def networks() -> Mapping[str, Callable[..., nn.Module]]:
 
 
 def build(name: str, *, num_classes: int, levels: int, threshold: float = 8.0, **options) -> nn.Module:
-    """Returns an uninitialised Linen network that maps images [B, H, W, C] to logits [B, K].
+    """Builds an uninitialised Linen network that maps images [B, H, W, C] to logits [B, K].
 
-    `levels` is L and `threshold` the initial value of every trainable theta of `qcfs`; `options` are
-    the network's own fields: `activation`, "qcfs" unless told or "relu", `dropout_rate` of a VGG network,
-    and `dtype`, the type in which all but the last layer computes (float32 unless told; parameters,
-    thresholds and statistics are float32 always). Call it as `network.apply(variables, images, train=False)`.
-    Raises InputError for an unknown name or option, and for counts below 1 or a threshold that is not
-    positive.
+    Call it as `network.apply(variables, images, train=False)`.
+
+    Args:
+        name: one of `networks()`.
+        num_classes: K.
+        levels: L of every `qcfs`.
+        threshold: the initial value of every trainable theta.
+        options: the network's own fields: `activation`, "qcfs" by default or "relu", `dropout_rate` of a VGG
+            network, `dtype`, the type in which all but the last layer computes. It is float32 by default;
+            parameters, thresholds and statistics always are.
+
+    Returns:
+        The module.
+
+    Raises:
+        InputError: for an unknown name or option, for counts below 1, and for a threshold that is not positive.
     """
     known = networks()
     if name not in known:

@@ -1,4 +1,4 @@
-"""Residual networks: He et al. 2015, arXiv 1512.03385, with QCFS in place of ReLU unless told."""
+"""Residual networks: He et al. 2015, arXiv 1512.03385, with QCFS in place of ReLU by default."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def _check_options(command: Namespace) -> None:
     if missing := [f"--{name}" for name in needed if getattr(command, name) is None]:
         raise InputError(f"{kind} also needs {', '.join(missing)}, which it does not say")
     if given := _given(command, meaningless):
-        raise InputError(f"{given} is said by {kind} itself; leave it out")
+        raise InputError(f"{given} comes with {kind}; leave it out")
 
 
 def _rules(command: Namespace) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
