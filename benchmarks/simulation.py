@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -73,8 +74,8 @@ class Case(NamedTuple):
 def parse(arguments: list[str] | None = None):
     parser = Parser(prog="simulation.py", description=__doc__)
     parser.add_argument(
-        "--networks", nargs="+", default=["resnet20", "resnet18", "vgg16"], choices=sorted(networks()),
-        metavar="NETWORK", help="networks (resnet20 resnet18 vgg16)",
+        "--networks", nargs="+", default=["resnet20", "resnet18", "vgg16"], choices=sorted(networks() | OWN_NETWORKS),
+        metavar="NETWORK", help="networks (resnet20 resnet18 vgg16; vit_s and max_pooled run on means and sums too)",
     )  # fmt: skip
     parser.add_argument("--batches", nargs="+", type=count, default=[16, 128], help="batch sizes (16 128)")
     parser.add_argument("--steps", nargs="+", type=count, default=[1, 4, 8, 32], help="time-steps T (1 4 8 32)")
@@ -106,13 +107,14 @@ def compiled(function: Callable, *args: Any) -> Case:
 
 def our_cases(setting: Setting, methods: list[str], chunks: list[int], training: bool) -> dict[str, Case]:
     dtype, products = PRECISIONS[setting.precision]
-    single = gs.build(setting.network, num_classes=CLASSES, levels=LEVELS, threshold=THRESHOLD)
+    single = network_of(setting.network)
     model = single.clone(dtype=dtype)
     # Potentials and what leads to them are float32 always; the type is that of the products with spikes.
     time_and_type = {"steps": setting.steps, "product_dtype": None if dtype == jnp.float32 else dtype}
     images = jax.random.normal(jax.random.key(0), (setting.batch, SIDE, SIDE, 3))
     variables = jax.jit(model.init)(jax.random.key(1), images)
-    folded = gs.fold_batch_norm(variables)
+    folded = gs.fold_batch_norm(variables) if "batch_stats" in variables else variables
+    time_and_type["thresholds"] = thresholds_of(single.apply, folded, images)
     with jax.default_matmul_precision(products):
         once = compiled(model.apply, folded, images)
         cases = {REFERENCE: once._replace(run=lambda: [once.run() for _ in range(setting.steps)])}
@@ -131,6 +133,36 @@ def our_cases(setting: Setting, methods: list[str], chunks: list[int], training:
             cases["ANN, training step"] = training_step(partial(ann_in_training, model), variables, images)
             cases["IF, training step"] = training_step(lambda *args: (snn(*args).mean(0), {}), folded, images)
     return cases
+
+
+class MaxPooled(nn.Module):
+    """A VGG-like network with ReLU and overlapping max-pooling."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        for channels in (64, 128, 256):
+            for _ in range(2):
+                x = nn.relu(nn.Conv(channels, (3, 3), padding=((1, 1), (1, 1)), dtype=self.dtype)(x))
+            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        return nn.Dense(CLASSES)(x.mean((1, 2)).astype(jnp.float32))
+
+
+OWN_NETWORKS = {"max_pooled": MaxPooled}
+
+
+def network_of(name: str) -> nn.Module:
+    if name in OWN_NETWORKS:
+        return OWN_NETWORKS[name]()
+    return gs.build(name, num_classes=CLASSES, levels=LEVELS, threshold=THRESHOLD)
+
+
+def thresholds_of(ann: Callable, variables: Any, images: jax.Array) -> dict[str, Any] | None:
+    """The largest activations, for networks with activations that have no threshold of their own."""
+    if all(site.kind == "qcfs" for site in gs.sites(ann, variables, images)):
+        return None
+    return gs.find_thresholds(ann, [images], LEVELS, method="max", variables=variables)
 
 
 def early_stop(snn: Callable, variables: Any, images: jax.Array) -> dict[str, Case]:

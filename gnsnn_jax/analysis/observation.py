@@ -43,8 +43,8 @@ def observe(
             compared with the activations of the network on the mean of these inputs over time.
         batches: each holds the arguments of the network after `variables`, one array or a tuple of several. Arrays
             are those of JAX and NumPy, tensors of other frameworks, numbers and nested lists of them; trees of arrays
-            are arguments too (`engine.batches.as_batch`). Leave labels out, `(x for x, _ in loader)`, and put one batch x
-            into a list, [x].
+            are arguments too (`engine.batches.as_batch`). Leave labels out, `(x for x, _ in loader)`, and put one
+            batch x into a list, [x].
         variables: the first argument of the network, the same for all batches.
         steps: the numbers of time-steps to look at; 1, 2, 4, ... up to those of `spiking` by default.
         compare: whether to compare rates with the activations of the network itself, besides counting.
