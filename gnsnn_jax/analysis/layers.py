@@ -11,7 +11,8 @@ import numpy as np
 
 from gnsnn_jax.analysis.coefficients import is_weighted
 from gnsnn_jax.engine.graph import Operation, Slot, reached_from
-from gnsnn_jax.engine.jaxprs import CONTROL_FLOW, WEIGHTED, applies, called_by
+from gnsnn_jax.engine.jaxprs import CONTROL_FLOW, applies, called_by
+from gnsnn_jax.engine.rules import applies_weights
 from gnsnn_jax.engine.split import How, SpikingNetwork
 from gnsnn_jax.errors import InputError
 
@@ -88,7 +89,7 @@ def _operand(network: SpikingNetwork, operation: Operation, given: set[Slot], ma
 
 def _refuse_hidden(network: SpikingNetwork, given: set[Slot]) -> None:
     for operation in network.static:
-        if operation.reads(given) and applies(operation.eqn, WEIGHTED):
+        if operation.reads(given) and applies_weights(operation.eqn):
             _refuse_if_hidden(operation)
     for operation in network.dynamic:
         if not operation.is_activation and not _is_seen_as_one(network, operation):
@@ -98,7 +99,7 @@ def _refuse_hidden(network: SpikingNetwork, given: set[Slot]) -> None:
 def _is_seen_as_one(network: SpikingNetwork, operation: Operation) -> bool:
     """Whether it is a call without weights that runs on means, of which the operations are counted and nothing else."""
     eqn, runs_on_means = operation.eqn, network.how[operation.outputs] is not How.LINEAR
-    return runs_on_means and not applies(eqn, (*WEIGHTED, *CONTROL_FLOW))
+    return runs_on_means and not applies_weights(eqn) and not applies(eqn, CONTROL_FLOW)
 
 
 def _refuse_if_hidden(operation: Operation) -> None:

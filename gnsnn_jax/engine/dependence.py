@@ -13,9 +13,9 @@ from typing import NamedTuple
 from jax.extend.core import JaxprEqn
 
 from gnsnn_jax.engine.graph import Network, Operation, Slot, reached_from
-from gnsnn_jax.engine.jaxprs import WEIGHTED, applies, has_own_gradient, inner_jaxprs
+from gnsnn_jax.engine.jaxprs import has_own_gradient, inner_jaxprs
 from gnsnn_jax.engine.patterns import is_activation_anywhere
-from gnsnn_jax.engine.rules import is_linear
+from gnsnn_jax.engine.rules import applies_weights, is_linear
 from gnsnn_jax.method.activations import qcfs_p
 
 _MADE_OF_BITS = ("random_bits", "bitcast_convert_type")  # random numbers, which are no currents
@@ -89,7 +89,7 @@ def _is_made_of_bits(operation: Operation) -> bool:
 
 def _is_layer(operation: Operation) -> bool:
     """Whether it applies weights or is an activation wherever it stands."""
-    return applies(operation.eqn, WEIGHTED) or is_activation_anywhere(operation.eqn)
+    return applies_weights(operation.eqn) or is_activation_anywhere(operation.eqn)
 
 
 def _multiplies_currents(operation: Operation, currents: set[Slot]) -> bool:

@@ -18,8 +18,8 @@ from jax.extend.core import JaxprEqn, Primitive
 from jax.interpreters import ad, batching, mlir
 
 from gnsnn_jax.engine.graph import Activation, Network, Operation, Slot
-from gnsnn_jax.engine.jaxprs import WEIGHTED, applies, has_own_gradient, inner_jaxprs, type_of
-from gnsnn_jax.engine.rules import OverTime, is_linear, known_rule_of
+from gnsnn_jax.engine.jaxprs import has_own_gradient, inner_jaxprs, type_of
+from gnsnn_jax.engine.rules import OverTime, applies_weights, is_linear, is_weighted, known_rule_of
 from gnsnn_jax.errors import InputError
 
 # Where encoders stand: in front of weights that read what is behind an operation that is not linear, and of both
@@ -91,7 +91,7 @@ class _Placing:
 
     def _is_layer(self, operation: Operation, positions: Sequence[int]) -> bool:
         """Whether it multiplies data by weights or by data; a product with anything else is a fixed map."""
-        if operation.eqn.primitive.name not in WEIGHTED:
+        if not is_weighted(operation.eqn):
             return False
         others = [slot for at, slot in enumerate(operation.inputs[:2]) if at not in positions]
         return all(slot in self.weights for slot in others)
@@ -100,7 +100,7 @@ class _Placing:
         eqn = operation.eqn
         read = {operation.inputs[at] for at in positions}
         self._mark(operation, self.data)
-        if applies(eqn, WEIGHTED) and any(True for _ in inner_jaxprs(eqn)):  # weights within a loop or a call
+        if applies_weights(eqn) and any(True for _ in inner_jaxprs(eqn)):  # weights within a loop or a call
             return self._mark(operation, self.behind)
         if self._keeps_spikes(operation, positions):
             return self._mark(operation, self.behind, self.spikes)

@@ -27,8 +27,6 @@ CALLS = {
 }
 CONTROL_FLOW = ("scan", "while", "cond")
 CONVOLUTIONS = ("conv_general_dilated", "repaired_convolution")
-# Operations that apply weights.
-WEIGHTED = ("dot_general", *CONVOLUTIONS, "ragged_dot_general")
 
 
 def called_by(eqn: JaxprEqn) -> ClosedJaxpr | None:

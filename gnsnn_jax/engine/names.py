@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from gnsnn_jax.engine.frames import former_place_of, functions_of, module_of
 from gnsnn_jax.engine.graph import Operation, Origin
-from gnsnn_jax.engine.jaxprs import WEIGHTED, applies
+from gnsnn_jax.engine.rules import applies_weights
 
 
 def named(operations: Sequence[Operation]) -> list[Operation]:
@@ -55,7 +55,7 @@ class _Shared(NamedTuple):
 def _activations(operations: Sequence[Operation]) -> tuple[list[Operation], list[Origin], _Shared]:
     activations = [operation for operation in operations if operation.is_activation]
     origins = [operation.origin.inside(operation.eqn) for operation in activations]
-    layers = [each.origin.inside(each.eqn) for each in operations if applies(each.eqn, WEIGHTED)]
+    layers = [each.origin.inside(each.eqn) for each in operations if applies_weights(each.eqn)]
     containers = {origin.scope[:depth] for origin in layers for depth in range(len(origin.scope) + 1)}
     first = [origin for each, origin in zip(activations, origins, strict=True) if not each.named_last] or origins
     modules = _shared_depth([origin.scope for origin in (*layers, *first)])

@@ -14,10 +14,10 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn
 from gnsnn_jax.engine.dependence import Dependence, bends_currents, dependence_of, feeds_layers
 from gnsnn_jax.engine.encoders import Encoders, with_encoders
 from gnsnn_jax.engine.graph import Activation, Entering, Network, Operation, entered
-from gnsnn_jax.engine.jaxprs import WEIGHTED, applies, inner_jaxprs, type_of
+from gnsnn_jax.engine.jaxprs import inner_jaxprs, type_of
 from gnsnn_jax.engine.names import named
 from gnsnn_jax.engine.patterns import Cut, Reader, encloses_activation, is_activation_anywhere, upper_bound
-from gnsnn_jax.engine.rules import known_rule_of, nowhere
+from gnsnn_jax.engine.rules import applies_weights, known_rule_of, nowhere
 from gnsnn_jax.method.activations import qcfs_p
 
 __all__ = ["holds_activation", "network_of", "not_linear", "upper_bound"]
@@ -46,7 +46,7 @@ def holds_activation(eqn: JaxprEqn) -> bool:
 
 def _is_written_out(eqn: JaxprEqn) -> bool:
     """Whether a loop or branch has activations within it, or weights beside what is not linear: encoders then."""
-    return holds_activation(eqn) or (applies(eqn, WEIGHTED) and _bends_within(eqn))
+    return holds_activation(eqn) or (applies_weights(eqn) and _bends_within(eqn))
 
 
 def _bends_within(eqn: JaxprEqn) -> bool:

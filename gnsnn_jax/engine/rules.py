@@ -234,3 +234,14 @@ def known_rule_of(eqn: JaxprEqn) -> Rule:
 def is_linear(eqn: JaxprEqn, positions: Any) -> bool:
     """Whether an operation without calls in it is linear in the operands at these positions together."""
     return known_rule_of(eqn).linear(eqn, frozenset(positions))
+
+
+def is_weighted(eqn: JaxprEqn) -> bool:
+    """Whether an operation multiplies what it reads by weights, or two values that vary by each other."""
+    return known_rule_of(eqn).weighted
+
+
+def applies_weights(eqn: JaxprEqn) -> bool:
+    """Whether an operation, or one within it, is weighted."""
+    within = (inner for body in inner_jaxprs(eqn) for inner in body.eqns)
+    return is_weighted(eqn) or any(map(applies_weights, within))
