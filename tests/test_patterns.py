@@ -62,7 +62,7 @@ def behind_a_layer(function, dtype):
 
 
 def found(code, around, dtype):
-    sites = gs.sites(behind_a_layer(AROUND[around](written(code)), dtype), X.astype(dtype))
+    sites = gs.sites(behind_a_layer(AROUND[around](written(code)), dtype), X.astype(dtype), encoders=None)
     return [(site.kind, None if site.threshold is None else float(np.max(site.threshold))) for site in sites]
 
 
@@ -162,7 +162,7 @@ TWO_CURRENTS = {
 @pytest.mark.parametrize("case", TWO_CURRENTS)
 def test_a_current_is_not_cut_by_the_sign_of_another(case):
     ann = lambda x: TWO_CURRENTS[case](x @ WEIGHTS, x @ (2 * WEIGHTS)) @ WEIGHTS
-    assert gs.sites(ann, X) == []
+    assert gs.sites(ann, X, encoders=None) == []
 
 
 READ_ELSEWHERE = {

@@ -270,7 +270,7 @@ def test_patterns_choose_the_neuron_of_a_site():
         def __call__(self, x):
             x = nn.Dense(5, name="first")(x)
             x = nn.relu(x)
-            return nn.Dense(6, name="last")(nn.relu(nn.Dense(5, name="second")(nn.gelu(x))))
+            return nn.Dense(6, name="last")(nn.relu(nn.Dense(5, name="second")(nn.gelu(x) - 0.5)))
 
     model = Network()
     variables = model.init(jax.random.key(0), X)

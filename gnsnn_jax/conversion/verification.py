@@ -104,10 +104,8 @@ def verify(ann: Callable, snn: Callable, batches: Iterable[Any], *, variables: A
             `snn` that `ann` does not have.
         TypeError: where `snn` is not a converted network.
     """
-    spiking, given = (
-        replace(converted_function(snn), reduce=None),
-        Batches(batches, variables, "verify(apply, snn, {})"),
-    )
+    given, spiking = Batches(batches, variables, "verify(apply, snn, {})"), converted_function(snn)
+    spiking = replace(spiking, ann=given.explaining(spiking.ann), reduce=None)
     ann, total, compiled_for = given.explaining(ann), None, None
     for args in given.arguments():
         arrays, others = parted(args, {})
