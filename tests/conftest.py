@@ -61,3 +61,19 @@ def refused(tmp_path, monkeypatch, capsys, unchecked):
         return message
 
     return run
+
+
+# Files that take long as a whole; `make check` leaves them out, as it does tests that are marked one by one.
+SLOW_FILES = {
+    f"test_{name}.py"
+    for name in (
+        "behaviour connections convolution dtypes from_torch long_runs loop neurons nir on_means package precision "
+        "report serving stopping transformers values weights"
+    ).split()
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
