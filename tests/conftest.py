@@ -67,8 +67,8 @@ def refused(tmp_path, monkeypatch, capsys, unchecked):
 SLOW_FILES = {
     f"test_{name}.py"
     for name in (
-        "behaviour connections convolution dtypes from_torch long_runs loop neurons nir on_means package precision "
-        "report serving stopping transformers values weights"
+        "behaviour connections convolution dtypes edges folding from_torch long_runs loop models neurons nir on_means "
+        "package precision report serving stopping transformers values views weights"
     ).split()
 }
 
