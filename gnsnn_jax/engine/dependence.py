@@ -13,7 +13,7 @@ from typing import NamedTuple
 from jax.extend.core import JaxprEqn
 
 from gnsnn_jax.engine.graph import Network, Operation, Slot, reached_from
-from gnsnn_jax.engine.jaxprs import has_own_gradient, inner_jaxprs
+from gnsnn_jax.engine.jaxprs import has_own_gradient, holds_jaxprs
 from gnsnn_jax.engine.patterns import is_activation_anywhere
 from gnsnn_jax.engine.rules import applies_weights, is_linear
 from gnsnn_jax.method.activations import qcfs_p
@@ -74,7 +74,7 @@ def feeds_layers(network: Network, operation: Operation) -> bool:
 
 def bends(eqn: JaxprEqn, positions: Sequence[int]) -> bool:
     """Whether an operation is not linear in the operands at these positions; loops and branches count as linear."""
-    return has_own_gradient(eqn) or (not any(True for _ in inner_jaxprs(eqn)) and not is_linear(eqn, positions))
+    return has_own_gradient(eqn) or (not holds_jaxprs(eqn) and not is_linear(eqn, positions))
 
 
 def bends_currents(operation: Operation, dependence: Dependence) -> bool:

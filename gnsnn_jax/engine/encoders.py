@@ -14,24 +14,20 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn, Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.extend.core import JaxprEqn
 
+from gnsnn_jax.engine.dependence import bends
 from gnsnn_jax.engine.graph import Activation, Network, Operation, Slot
-from gnsnn_jax.engine.jaxprs import has_own_gradient, inner_jaxprs, type_of
-from gnsnn_jax.engine.rules import OverTime, applies_weights, is_linear, is_weighted, known_rule_of
+from gnsnn_jax.engine.jaxprs import holds_jaxprs, type_of
+from gnsnn_jax.engine.rules import OverTime, applies_weights, everywhere, is_weighted, known_rule_of
 from gnsnn_jax.errors import InputError
+from gnsnn_jax.xla.identity import identity_primitive
 
 # Where encoders stand: in front of weights that read what is behind an operation that is not linear, and of both
 # operands of products; also where weights read the linear result of other weights; nowhere.
 Encoders = Literal["auto", "all"] | None
 
-encode_p = Primitive("encode")  # the identity
-encode_p.def_impl(lambda x: x)
-encode_p.def_abstract_eval(lambda x: x)
-ad.deflinear2(encode_p, lambda cotangent, _: [cotangent])
-batching.defvectorized(encode_p)
-mlir.register_lowering(encode_p, lambda _, x: [x])
+encode_p = identity_primitive("encode")
 
 
 def checked_encoders(encoders: Encoders) -> Encoders:
@@ -100,7 +96,7 @@ class _Placing:
         eqn = operation.eqn
         read = {operation.inputs[at] for at in positions}
         self._mark(operation, self.data)
-        if applies_weights(eqn) and any(True for _ in inner_jaxprs(eqn)):  # weights within a loop or a call
+        if applies_weights(eqn) and holds_jaxprs(eqn):  # weights within a loop or a call
             return self._mark(operation, self.behind)
         if self._keeps_spikes(operation, positions):
             return self._mark(operation, self.behind, self.spikes)
@@ -113,10 +109,11 @@ class _Placing:
     def _keeps_spikes(self, operation: Operation, positions: Sequence[int]) -> bool:
         if not self.spikes.issuperset(operation.inputs[at] for at in positions):
             return False
-        eqn, is_alone = operation.eqn, len(positions) == len(operation.inputs)
-        if eqn.primitive.name in ("add", "add_any", "sub") and not is_alone:
+        eqn, rule = operation.eqn, known_rule_of(operation.eqn)
+        is_alone = len(positions) == len(operation.inputs)
+        if rule.linear is everywhere and not rule.moves and not is_alone:  # adds something that is no spikes
             return False
-        return not _bends(eqn, positions) or (known_rule_of(eqn).otherwise is OverTime.OF_SUMS and is_alone)
+        return not _bends(eqn, positions) or (rule.otherwise is OverTime.OF_SUMS and is_alone)
 
     def _encoders_before(self, operation: Operation, positions: Sequence[int]) -> Iterable[Operation]:
         for at in positions:
@@ -148,4 +145,4 @@ def _is_float(eqn: JaxprEqn, position: int) -> bool:
 
 def _bends(eqn: JaxprEqn, positions: Sequence[int]) -> bool:
     """Whether an operation is not linear in these operands; of loops, branches and calls that is not looked up."""
-    return has_own_gradient(eqn) or any(True for _ in inner_jaxprs(eqn)) or not is_linear(eqn, positions)
+    return holds_jaxprs(eqn) or bends(eqn, positions)

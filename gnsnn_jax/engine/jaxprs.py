@@ -46,6 +46,11 @@ def inner_jaxprs(eqn: JaxprEqn) -> Iterator[ClosedJaxpr]:
                 yield _closed(item)
 
 
+def holds_jaxprs(eqn: JaxprEqn) -> bool:
+    """Whether an equation has others within it: a call, a loop, a branch."""
+    return any(True for _ in inner_jaxprs(eqn))
+
+
 def _closed(body: Any) -> ClosedJaxpr:
     """With the values of its constants, which newer versions of JAX keep in the jaxpr itself."""
     return body if hasattr(body, "consts") else ClosedJaxpr(body, ())

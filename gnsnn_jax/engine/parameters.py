@@ -8,18 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
 from gnsnn_jax._types import Array
 from gnsnn_jax.engine.arrays import is_array
+from gnsnn_jax.xla.identity import identity_primitive
 
-parameter_p = Primitive("parameter")  # the identity
-parameter_p.def_impl(lambda x: x)
-parameter_p.def_abstract_eval(lambda x: x)
-ad.deflinear2(parameter_p, lambda cotangent, _: [cotangent])
-batching.defvectorized(parameter_p)
-mlir.register_lowering(parameter_p, lambda _, x: [x])
+parameter_p = identity_primitive("parameter")
 
 
 def marked(arrays: Sequence[Any], are_parameters: Sequence[bool]) -> list[Array]:

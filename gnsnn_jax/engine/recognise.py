@@ -14,7 +14,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn
 from gnsnn_jax.engine.dependence import Dependence, bends_currents, dependence_of, feeds_layers
 from gnsnn_jax.engine.encoders import Encoders, with_encoders
 from gnsnn_jax.engine.graph import Activation, Entering, Network, Operation, entered
-from gnsnn_jax.engine.jaxprs import inner_jaxprs, type_of
+from gnsnn_jax.engine.jaxprs import holds_jaxprs, inner_jaxprs, type_of
 from gnsnn_jax.engine.names import named
 from gnsnn_jax.engine.patterns import Cut, Reader, encloses_activation, is_activation_anywhere, upper_bound
 from gnsnn_jax.engine.rules import applies_weights, known_rule_of, nowhere
@@ -55,7 +55,7 @@ def _bends_within(eqn: JaxprEqn) -> bool:
 
 
 def _is_bent_float(eqn: JaxprEqn) -> bool:
-    is_bent = known_rule_of(eqn).linear is nowhere and not any(True for _ in inner_jaxprs(eqn))
+    is_bent = known_rule_of(eqn).linear is nowhere and not holds_jaxprs(eqn)
     return is_bent and any(jnp.issubdtype(type_of(var).dtype, jnp.floating) for var in eqn.outvars)
 
 

@@ -23,7 +23,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from gnsnn_jax.engine.encoders import Encoders
 from gnsnn_jax.engine.graph import Network, Operation, Origin, Slot, needed
-from gnsnn_jax.engine.jaxprs import CONTROL_FLOW, called_by, inner_jaxprs, type_of
+from gnsnn_jax.engine.jaxprs import CONTROL_FLOW, called_by, holds_jaxprs, inner_jaxprs, type_of
 from gnsnn_jax.engine.names import by_present_names
 from gnsnn_jax.engine.recognise import holds_activation, network_of, not_linear
 from gnsnn_jax.engine.rules import OverTime, is_linear, known_rule_of
@@ -307,7 +307,7 @@ def _over_time(eqn: JaxprEqn, vary: Sequence[bool], refusals: _Refusals) -> Over
     if holds_activation(eqn):
         refusals.add(eqn, _HIDDEN_ACTIVATION)
         return OverTime.REFUSED
-    if any(True for _ in inner_jaxprs(eqn)) and not is_linear(eqn, _positions(vary)):
+    if holds_jaxprs(eqn) and not is_linear(eqn, _positions(vary)):
         return _over_time_within(eqn, vary, refusals)
     if is_linear(eqn, _positions(vary)):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from gnsnn_jax.models.transformer import (
 with extra("train"):
     import flax.linen as nn
 
-BITS = 0.6931471805599453  # nats in a bit
+BITS = math.log(2)  # nats in a bit
 
 
 class LanguageModel(nn.Module):

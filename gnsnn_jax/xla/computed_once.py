@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import mlir
 
 from gnsnn_jax._types import Array, Shaped
+from gnsnn_jax.xla.identity import identity_primitive
 
 
 def computed_once(x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
@@ -26,10 +26,5 @@ def _in_a_call(x: Array) -> Array:
         return jax.jit(jax.lax.optimization_barrier)(x)
 
 
-_computed_once_p = Primitive("computed_once")
-_computed_once_p.def_impl(lambda x: x)
-_computed_once_p.def_abstract_eval(lambda x: x)
-ad.deflinear2(_computed_once_p, lambda cotangent, _: [cotangent])
-batching.defvectorized(_computed_once_p)
-mlir.register_lowering(_computed_once_p, lambda _, x: [x])
+_computed_once_p = identity_primitive("computed_once")
 mlir.register_lowering(_computed_once_p, mlir.lower_fun(_in_a_call, multiple_results=False), platform="cpu")
