@@ -186,6 +186,13 @@ def test_a_stream_under_jit_takes_other_data_at_each_step():
         gs.to_spiking(ann, gs.group_neuron(2), steps=4, calibration=gs.offset_spikes(2)).initial_state(w, xs[0])
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_a_step_takes_the_state_of_a_stream():
+    snn = gs.to_spiking(lambda x: nn.relu(x), gs.integrate_and_fire(), steps=2)
+    with pytest.raises(gs.InputError, match="step takes a state that initial_state or step returned, got None"):
+        snn.step(None, X)
+
+
 def test_early_stop_keeps_what_means_and_sums_carry():
     ann = lambda x: two_layers(
         lambda s: nn.gelu(nn.max_pool(s, (2, 2))).mean((1, 2)), x, weights=(array(1, 2, 5), 9 * array(2, 5, 6))

@@ -23,7 +23,7 @@ from gnsnn_jax.engine.parameters import are_parameters
 from gnsnn_jax.engine.simulation import Found, Observer, Simulation, State, evaluated_once
 from gnsnn_jax.engine.split import SpikingNetwork, split
 from gnsnn_jax.engine.tracing import arrays_of, is_array, trace
-from gnsnn_jax.errors import InputError, at_least_one, listed
+from gnsnn_jax.errors import InputError, at_least_one, listed, shown
 from gnsnn_jax.method.calibrations import Calibration
 from gnsnn_jax.method.neurons import Neuron
 
@@ -144,7 +144,8 @@ class Traced(NamedTuple):
     @property
     def trains(self) -> Mapping[int, Any]:
         """The inputs that vary in time [T, ...], by slot."""
-        return _varying(self.network, self.inputs)
+        pairs = zip(self.network.inputs, self.inputs, strict=True)
+        return {slot: x for slot, x in pairs if slot in self.network.varying}
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,11 +165,11 @@ class SpikingFunction:
     reduce: Reduce = None
 
     def __call__(self, *args, **kwargs):
-        return self.simulated(Traced(*self._network(args, kwargs, _array_axes(self.time_axes, args, kwargs))))
+        return self.simulated(self._checked(args, kwargs, _array_axes(self.time_axes, args, kwargs)))
 
     def traced(self, *args, **kwargs) -> Traced:
         """The network traced with these arguments, of which `jax.ShapeDtypeStruct`s may stand for arrays."""
-        return Traced(*self._traced(args, kwargs, _array_axes(self.time_axes, args, kwargs)))
+        return self._traced(args, kwargs, _array_axes(self.time_axes, args, kwargs))
 
     def time_axes_of(self, *args) -> list[int | None]:
         """The time axis, or None, of each array among the arguments."""
@@ -176,7 +177,7 @@ class SpikingFunction:
 
     def simulated(self, traced: Traced) -> Any:
         """What a call returns, of a network that `traced` has traced."""
-        return self._returned(traced.structure, self._simulate(traced.network, traced.inputs))
+        return self._returned(traced.structure, self._simulate(traced))
 
     def first_chunk(self, *args) -> tuple[Any, State]:
         """What a call returns of as many time-steps as go together at the start, and the state after them."""
@@ -187,13 +188,13 @@ class SpikingFunction:
         return self._one_chunk(args, self.chunk, state, None)
 
     def _one_chunk(self, args, length, state, calibration) -> tuple[Any, State]:
-        network, inputs, structure = self._network(args, {}, self.time_axes_of(*args))
-        simulation = self._simulation(network, inputs)
+        traced = self._checked(args, {}, self.time_axes_of(*args))
+        simulation = self._simulation(traced)
         state = state or simulation.start()
         steps_of = lambda train: jax.lax.dynamic_slice_in_dim(train, state.now, length)
-        trains = {slot: steps_of(train) for slot, train in _varying(network, inputs).items()}
+        trains = {slot: steps_of(train) for slot, train in traced.trains.items()}
         state, found = simulation.chunk(trains, length, state, calibration)
-        return self._returned(structure, found), state
+        return self._returned(traced.structure, found), state
 
     def initial_state(self, *args) -> State:
         """The state before the first step of a stream.
@@ -207,8 +208,8 @@ class SpikingFunction:
         Raises:
             InputError: for a network with a calibration, which needs currents of several steps at once.
         """
-        simulation, trains, _ = self._stream(args)
-        return simulation.started(trains)
+        simulation, traced = self.stream(*args)
+        return simulation.started(traced.trains, 1)[0]
 
     def step(self, state: State, *args) -> tuple[State, Any]:
         """One time-step of a stream: `steps` of them with the same arguments give what a call gives.
@@ -219,37 +220,42 @@ class SpikingFunction:
 
         Returns:
             The state after the step, and the outputs of this step [...].
-        """
-        simulation, trains, structure = self._stream(args)
-        state, found = simulation.chunk(trains, 1, state)
-        return state, jax.tree.unflatten(structure, [output[0] for output in found.outputs])
 
-    def _stream(self, args: tuple) -> tuple[Simulation, Mapping[int, Array], Any]:
-        """The simulation of a network whose data come step by step, the data of one step, and its outputs' tree."""
+        Raises:
+            InputError: for what is no state of a stream.
+        """
+        if not isinstance(state, State):
+            raise InputError(f"step takes a state that initial_state or step returned, got {shown(state)}")
+        simulation, traced = self.stream(*args)
+        state, found = simulation.chunk(traced.trains, 1, state)
+        return state, jax.tree.unflatten(traced.structure, [output[0] for output in found.outputs])
+
+    def stream(self, *args) -> tuple[Simulation, Traced]:
+        """The simulation of a network whose data come step by step, and its trace with the data of one step."""
         if self.calibration:
             raise InputError("a stream has no calibration, which needs currents of several steps; leave it out")
         spiking = replace(self, observe=None)
         axes = [None if fixed else 0 for fixed in are_parameters(args, {})]
-        network, inputs, structure = spiking._network(args, {}, axes, one_step=True)
-        return spiking._simulation(network, inputs), _varying(network, inputs), structure
+        traced = spiking._checked(args, {}, axes, one_step=True)
+        return spiking._simulation(traced), traced
 
     def _returned(self, structure: Any, found: Found) -> Any:
         """Outputs as the network has them, and what was observed, if anything observes."""
         outputs = jax.tree.unflatten(structure, found.outputs)
         return outputs if self.observe is None else (outputs, [seen for seen in found.observations if seen is not None])
 
-    def _network(
+    def _checked(
         self, args: tuple, kwargs: Mapping[str, Any], axes: Sequence[int | None], one_step: bool = False
-    ) -> tuple[SpikingNetwork, list[Any], Any]:
-        """The traced network, its inputs with time in front, and the structure of its outputs."""
+    ) -> Traced:
+        """The trace that is going to run: NaN is refused, and what stays analog is said."""
         refuse_nan(arrays_of(args, kwargs))
         found = self._traced(args, kwargs, axes, one_step)
-        _warn_of_analog(found[0])
+        _warn_of_analog(found.network)
         return found
 
     def _traced(
         self, args: tuple, kwargs: Mapping[str, Any], axes: Sequence[int | None], one_step: bool = False
-    ) -> tuple[SpikingNetwork, list[Any], Any]:
+    ) -> Traced:
         arrays = arrays_of(args, kwargs)
         if one_step:
             inputs = [
@@ -262,7 +268,7 @@ class SpikingFunction:
         traced, structure = trace(self.ann, args, kwargs, seen)
         network = split(traced, vary, self.thresholds, self.encoders)
         check_patterns(self.neuron, network.populations)
-        return network, inputs, structure
+        return Traced(network, inputs, structure)
 
     def neuron_at(self, population: Operation) -> Neuron:
         """The neuron of a population: that of the first pattern that matches its name, signed for an encoder."""
@@ -316,16 +322,18 @@ class SpikingFunction:
         chunks = (self._computed_steps - self.probe_steps) // self.chunk
         return self._computed_steps - chunks * self.chunk, chunks
 
-    def _simulation(self, network: SpikingNetwork, inputs: Sequence[Any]) -> Simulation:
-        values = evaluated_once(network, inputs)
-        refuse_thresholds(network, values)
-        return Simulation(network, values, self.neuron_at, self.chunk, self.product_dtype, _observer(self.observe))
+    def _simulation(self, traced: Traced) -> Simulation:
+        values = evaluated_once(traced.network, traced.inputs)
+        refuse_thresholds(traced.network, values)
+        return Simulation(
+            traced.network, values, self.neuron_at, self.chunk, self.product_dtype, _observer(self.observe)
+        )
 
-    def _simulate(self, network: SpikingNetwork, inputs: Sequence[Any]) -> Found:
+    def _simulate(self, traced: Traced) -> Found:
         """All steps: the first chunk by itself where its length or a calibration asks for it, the others in a scan."""
-        simulation, trains = self._simulation(network, inputs), _varying(network, inputs)
+        simulation, trains = self._simulation(traced), traced.trains
         first, chunks = self._schedule()
-        if not first and network.is_sharded:  # the first chunk makes states that are split as their currents are
+        if not first and traced.network.is_sharded:  # the first chunk makes states that are split as their currents are
             first, chunks = self.chunk, chunks - 1
         collected = _Collected(self.reduce, self.steps)
         if first:
@@ -333,9 +341,8 @@ class SpikingFunction:
             state, found = simulation.chunk(head, first, simulation.start(), self.calibration)
             total = collected.first(found, chunks * self.chunk)
         else:
-            state = simulation.started({slot: train[:1] for slot, train in trains.items()})
             part = {slot: train[: self.chunk] for slot, train in trains.items()}
-            shapes = jax.eval_shape(lambda part: simulation.chunk(part, self.chunk, state)[1], part)
+            state, shapes = simulation.started(part, self.chunk)
             total = collected.nothing(shapes, chunks * self.chunk)
         if chunks:
             body = {slot: _in_chunks(train[first:], chunks) for slot, train in trains.items()}
@@ -345,11 +352,6 @@ class SpikingFunction:
 
 def _in_chunks(train: Array, chunks: int) -> Array:
     return train.reshape(chunks, len(train) // chunks, *train.shape[1:])
-
-
-def _varying(network: SpikingNetwork, inputs: Sequence[Any]) -> Mapping[int, Array]:
-    """The inputs that vary in time, by slot."""
-    return {slot: x for slot, x in zip(network.inputs, inputs, strict=True) if slot in network.varying}
 
 
 def _scanned(simulation: Simulation, collected: _Collected, body, chunks: int, state: State, total: Found, now: int):

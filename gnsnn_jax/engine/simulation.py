@@ -93,7 +93,6 @@ class Simulation:
     ):
         self.network, self.values, self.neuron_at, self.chunk_steps = network, values, neuron_at, chunk
         self.product_dtype, self.observer = product_dtype, observer
-        self.changes_views = any(how is not How.LINEAR for how in network.how.values())
         if product_dtype or How.OF_SUMS in network.how.values():
             self.units = Units(network, values, neuron_at)
 
@@ -101,18 +100,20 @@ class Simulation:
         """Before the first step."""
         return State(None, None, jnp.int32(0), [self.observer.start(operation) for operation in self.network.dynamic])
 
-    def started(self, trains: Mapping[Slot, Array]) -> State:
+    def started(self, trains: Mapping[Slot, Array], length: int) -> tuple[State, Found]:
         """The same with all states written out, as a scan over chunks carries them.
 
         Args:
-            trains: inputs that vary, one time-step [1, ...] of each.
+            trains: inputs that vary [length, ...].
+            length: how many steps a chunk has.
+
+        Returns:
+            The state, and the shapes of what a chunk finds.
         """
+        after, found = jax.eval_shape(lambda trains: self.chunk(trains, length, self.start()), trains)
         neurons = [self._own_state(population) for population in self.network.populations]
-        state = self.start()._replace(neurons=neurons, carried={})
-        if not self.changes_views:
-            return state
-        after = jax.eval_shape(lambda trains: self.chunk(trains, 1, self.start())[0].carried, trains)
-        return state._replace(carried=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), after))
+        carried = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), after.carried)
+        return self.start()._replace(neurons=neurons, carried=carried), found
 
     def _own_state(self, population: Operation) -> Any:
         currents, threshold = type_of(population.eqn.outvars[0]), self.values[population.inputs[1]]

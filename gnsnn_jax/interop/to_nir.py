@@ -34,7 +34,12 @@ Initial = Literal["bias", "none"]
 
 
 def to_nir(
-    snn: Any, *args: Any, path: str | Path | None = None, form: Form = "portable", initial: Initial = "bias"
+    snn: Any,
+    *args: Any,
+    path: str | Path | None = None,
+    form: Form = "portable",
+    initial: Initial = "bias",
+    overwrite: bool = False,
 ) -> Any:
     """The converted network as a NIR graph, compared with its simulation before it is returned or written.
 
@@ -59,9 +64,10 @@ def to_nir(
     Args:
         snn: what `to_spiking` returned, or `jax.jit` of it; its neurons are IF, in the exact form also group neurons.
         args: those of `snn`; one array of data with the batch in front. They are what the graph is compared on.
-        path: where to write it, by `nir.write`; a file that is there is replaced.
+        path: where to write it, by `nir.write`.
         form: "portable" or "exact".
         initial: "bias" or "none", in the portable form.
+        overwrite: whether a file that is there is replaced.
 
     Returns:
         A `nir.NIRGraph`. Node names start with numbers in the order of evaluation.
@@ -70,7 +76,7 @@ def to_nir(
         InputError: for calibrations, whose potentials depend on the sample, for other neurons, and for all operations
             that NIR cannot express, at once, each with its file and line: those on means and max-pooling, products
             of spikes, and linear ones without a node that would be a matrix of more than 2**22 weights; and where the
-            graph does not compute what the simulation does.
+            graph does not compute what the simulation does, and for a file that is there.
         MissingPackage: where the extra "nir" is not installed.
     """
     if form not in ("portable", "exact"):
@@ -84,7 +90,7 @@ def to_nir(
     graph = walk.graph()
     _check(from_nir(graph), walk, args)
     if path is not None:
-        write_graph(path, graph)
+        write_graph(path, graph, overwrite)
     return graph
 
 
@@ -318,8 +324,8 @@ def _one_sample(spiking: SpikingFunction, args: tuple) -> tuple[Simulation, int,
         raise InputError(f"to_nir wants data with a batch axis in front, got shape {np.shape(sample)}")
     arrays[at] = jnp.asarray(sample)[:1]
     one, _ = others.around(arrays)
-    simulation, trains, _ = replace(spiking, time_axes=None, reduce=None)._stream(one)
-    ((slot, train),) = trains.items()
+    simulation, traced = replace(spiking, time_axes=None, reduce=None).stream(*one)
+    ((slot, train),) = traced.trains.items()
     return simulation, slot, tuple(train.shape[2:])
 
 
