@@ -497,3 +497,15 @@ def test_nirtorch_runs_the_exact_form(residual):
     modules = {nir.I: Integrator, nir.Threshold: Stateless, nir.Scale: Stateless}
     module = nirtorch.nir_to_torch(nir.read(path / "exact.nir"), modules)
     np.testing.assert_array_equal(over_time(torch, module, x), wanted)
+
+
+def test_a_file_that_is_there_is_replaced_only_on_demand(tmp_path):
+    model, x = CASES["dense"]
+    weights, path = variables(model, x), tmp_path / "network.nir"
+    snn = gs.to_spiking(model.apply, gs.integrate_and_fire(), steps=STEPS)
+    path.write_text("a user's own")
+    with pytest.raises(gs.InputError, match=r"network\.nir exists; give another path, or overwrite=True"):
+        gs.to_nir(snn, weights, x, path=path, initial="none")
+    assert path.read_text() == "a user's own"
+    gs.to_nir(snn, weights, x, path=path, initial="none", overwrite=True)
+    np.testing.assert_array_equal(outputs_of(path, x), snn(weights, x))

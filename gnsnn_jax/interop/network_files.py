@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gnsnn_jax.errors import InputError, printable
 from gnsnn_jax.interop.keras_files import read_keras
 
 # Each takes a path and returns (apply, variables), as a function of the user's own does.
@@ -30,8 +29,4 @@ def read_network_file(path: Path) -> tuple[Callable, Any]:
     Raises:
         InputError: where there is no such file, and where it cannot be read.
     """
-    if not path.is_file():
-        raise InputError(
-            f"{printable(path)} is a directory, not a file" if path.is_dir() else f"there is no file {printable(path)}"
-        )
-    return READERS[path.suffix.lower()](path)
+    return READERS[path.suffix.lower()](existing_file(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gnsnn_jax.errors import InputError, extra, listed, printable
+from gnsnn_jax.interop.files import existing_file, whole_file
 
 MOST_BYTES = 4 * 2**30  # of arrays in a file, so that a small file cannot ask for all memory
 DEEPEST = 16  # sub-graphs within one another
@@ -56,11 +56,7 @@ def read_graph(path: str | Path) -> Any:
     Raises InputError where there is no such file, where it is damaged or of another format, and for nodes that NIR
     does not have, all of them at once.
     """
-    nir, path = nir_package(), Path(path)
-    if not path.is_file():
-        raise InputError(
-            f"{printable(path)} is a directory" if path.is_dir() else f"there is no file {printable(path)}"
-        )
+    nir, path = nir_package(), existing_file(path)
     _check_file(path, {name for name in dir(nir) if isinstance(getattr(nir, name), type)})
     try:
         graph = nir.read(path, type_check=False)
@@ -122,24 +118,18 @@ def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(f"{printable(path)} cannot be read as a NIR graph ({printable(reason)}); it is damaged or no NIR")
 
 
-def write_graph(path: str | Path, graph: Any) -> None:
-    """Writes a graph, replacing a file that is there.
+def write_graph(path: str | Path, graph: Any, overwrite: bool) -> None:
+    """Writes a graph.
 
     Resets of IF neurons to 0 are left out: it is what NIR takes for one that is missing, and earlier readers of NIR,
     to which Sinabs is bound, do not know them.
 
-    Raises InputError where there is no directory to write into.
+    Raises InputError where the file exists and `overwrite` is false, and where there is no directory to write into.
     """
-    nir, path = nir_package(), Path(path)
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"cannot write {printable(path)}; give the name of a file in a directory that exists")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        nir.write(partial, graph)
-        _without_zero_resets(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    nir = nir_package()
+    with whole_file(path, overwrite) as unfinished:
+        nir.write(unfinished, graph)
+        _without_zero_resets(unfinished)
 
 
 def _without_zero_resets(path: Path) -> None:
