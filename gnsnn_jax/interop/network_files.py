@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gnsnn_jax.interop.files import existing_file
 from gnsnn_jax.interop.keras_files import read_keras
 
 # Each takes a path and returns (apply, variables), as a function of the user's own does.
