@@ -1,5 +1,10 @@
 """Transformers: their equations, what they accept, that they convert, and that they learn as spiking ones."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +19,7 @@ from gnsnn_jax.models.transformer import EPSILON, GELU, Block
 from gnsnn_jax.models.vit import sincos_positions
 
 HEADS = 2
+ON_DEVICES = Path(__file__).with_name("transformer_on_devices.py")
 
 
 def random_like(tree, seed=0):
@@ -189,6 +195,60 @@ def test_a_language_model_sees_the_past_alone_as_spiking_one_too():
         np.testing.assert_allclose(before[..., :4, :], after[..., :4, :], atol=1e-5)
         assert not np.allclose(before[..., 4:, :], after[..., 4:, :], atol=1e-3)
     assert np.isfinite(snn(variables, tokens)).all()
+
+
+def test_one_image_at_a_time_and_several_networks_at_once_give_what_batches_give():
+    model, variables = small_vit(pool="token")
+    images = normal(0, 4, 8, 8, 1)
+    thresholds = gs.find_thresholds(model.apply, [images], 4, variables=variables)
+    snn = jax.jit(gs.to_spiking(model.apply, gs.group_neuron(4), steps=2, thresholds=thresholds))
+    expected = snn(variables, images)
+    one_by_one = jax.jit(jax.vmap(lambda image: snn(variables, image[None])[:, 0], out_axes=1))
+    np.testing.assert_allclose(one_by_one(images), expected, atol=1e-5)
+    others = jax.tree.map(lambda leaf: 0.9 * leaf, variables)
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), variables, others)
+    found = jax.jit(jax.vmap(snn, (0, None)))(both, images)
+    np.testing.assert_allclose(found, jnp.stack([expected, snn(others, images)]), atol=1e-5)
+
+
+def test_in_bfloat16_throughout_it_is_the_network_up_to_rounding():
+    """Potentials and sums stay in float32, so that errors do not add up over time."""
+    model, variables = small_vit()
+    images = normal(0, 8, 8, 8, 1)
+    expected = jax.jit(model.apply)(variables, images)
+    half, _ = small_vit(dtype=jnp.bfloat16)
+    apply = lambda variables, images: half.apply(variables, images).astype(jnp.bfloat16)
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (variables, images))
+    with jax.numpy_dtype_promotion("standard"):  # which layer norms of bfloat16 weights need
+        thresholds = gs.find_thresholds(apply, [rounded[1]], 64, method="max", variables=rounded[0])
+        outputs = jax.jit(gs.to_spiking(apply, gs.group_neuron(64), steps=32, thresholds=thresholds))(*rounded)
+    assert outputs.dtype == jnp.bfloat16
+    sums = jnp.cumsum(outputs.astype(jnp.float32), 0)
+    for steps, error in ((1, 0.06), (4, 0.02), (32, 0.02)):
+        np.testing.assert_allclose(sums[steps - 1] / steps, expected, atol=error)
+
+
+def test_a_gradient_reaches_every_weight_and_threshold_through_time():
+    """Under `jit` over chunks, of a loss that reads each of four steps."""
+    model, variables = small_vit()
+    images = normal(0, 8, 8, 8, 1)
+    thresholds = gs.find_thresholds(model.apply, [images], 4, variables=variables)
+
+    def loss(variables, thresholds):
+        snn = gs.to_spiking(model.apply, gs.group_neuron(4), steps=4, thresholds=thresholds)
+        return jnp.cumsum(snn(variables, images), 0).var()
+
+    gradients = jax.jit(jax.grad(loss, (0, 1)))(variables, thresholds)
+    assert gradients[1].keys() == thresholds.keys()
+    assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
+
+
+def test_eight_devices_answer_as_one():
+    """With images split by batch and weights by feature, under explicit sharding, and inside shard_map."""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | flags | {"PYTHONPATH": str(ON_DEVICES.parent.parent)}
+    done = subprocess.run([sys.executable, str(ON_DEVICES)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # Learning.

@@ -284,7 +284,7 @@ class _Views:
 
     def _carried(self, key: str, like: Array) -> Array:
         """What the chunk before left, 0 before the first step."""
-        return self.before[key] if self.before else jnp.zeros(like.shape[1:], like.dtype)
+        return self.before[key] if self.before else jnp.zeros_like(like[0])
 
 
 def evaluated_once(network: SpikingNetwork, inputs: Sequence[Any]) -> dict[Slot, Any]:
