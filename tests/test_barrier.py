@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from cases import dyadic
+from jax.extend.core import jaxpr_as_fun
 
+from gnsnn_jax.engine.plain import plain
 from gnsnn_jax.xla.computed_once import computed_once
+from gnsnn_jax.xla.convolution import conv_general_dilated
 
 
 def twice_read(x):
@@ -35,3 +38,24 @@ def test_readers_share_the_value_on_cpus():
 def test_other_platforms_see_no_call():
     lowered = jax.jit(twice_read).trace(dyadic(1, (4, 4))).lower(lowering_platforms=("cuda",))
     assert "inlineable" not in lowered.as_text()
+
+
+def test_a_plain_function_is_the_same_without_it():
+    kernel = jnp.ones((3, 3))[..., None, None]
+
+    @jax.jit
+    def function(x):
+        _, outputs = jax.lax.scan(lambda state, _: (computed_once(state + x), jax.nn.relu(state)), x, length=3)
+        convolved = conv_general_dilated(
+            outputs[..., None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jax.lax.cond(x[0, 0] > 0, computed_once, lambda x: -x, convolved)
+
+    x = dyadic(0, (4, 4))
+    traced = jax.make_jaxpr(function)(x)
+    found = plain(traced)
+    ours = ("computed_once", "repaired_convolution")
+    assert all(name in str(traced) and name not in str(found) for name in ours)
+    for value in (x, -x):
+        np.testing.assert_array_equal(jaxpr_as_fun(found)(value)[0], function(value))
+    assert str(jax.make_jaxpr(function)(x)) == str(traced)

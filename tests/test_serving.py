@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -17,9 +18,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.extend.core import Primitive
 
 import gnsnn_jax as gs
 from gnsnn_jax.interop.exported import deserialised
+from gnsnn_jax.interop.onnx_export import _in_window, _padded
 
 pytest.importorskip("flatbuffers")
 
@@ -92,6 +95,65 @@ def test_an_artefact_is_plain_stablehlo_for_all_platforms(variables, thresholds,
     for size in exported.in_avals[0].shape[1:]:
         assert isinstance(size, int)
     assert exported.mlir_module().count("custom_call") == exported.mlir_module().count("custom_call @shape_assertion")
+
+
+def test_files_say_nothing_of_the_machine(variables, thresholds, tmp_path):
+    snn = converted("GN", thresholds)
+    gs.export(tmp_path / "network", snn, variables, images(2))
+    gs.save(tmp_path / "network.npz", snn, variables, images(2))
+    for path in tmp_path.iterdir():
+        assert not re.findall(rb"[\w/]+\.py\b", path.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def onnxruntime():
+    pytest.importorskip("jax2onnx")
+    return pytest.importorskip("onnxruntime")
+
+
+@pytest.mark.parametrize("name", ["GN", "IF in a mean", "COS"])
+def test_onnx_answers_as_before_for_every_batch(name, variables, thresholds, tmp_path, onnxruntime):
+    snn, path = converted(name, thresholds), tmp_path / "network.onnx"
+    traced = jax.make_jaxpr(jax.jit(snn))(variables, images(2))
+    gs.export(path, snn, variables, images(2))
+    assert str(jax.make_jaxpr(jax.jit(snn))(variables, images(2))) == str(traced)
+    assert not re.findall(rb"[\w/]+\.py\b", path.read_bytes())
+    session = onnxruntime.InferenceSession(path)
+    for batch in (1, 5):
+        (found,) = session.run(["output"], {"input": np.asarray(images(batch))})
+        np.testing.assert_allclose(found, snn(variables, images(batch)), rtol=1e-5, atol=1e-5)
+
+
+def test_what_onnx_cannot_hold_is_named(variables, thresholds, tmp_path, onnxruntime):
+    strange_p, path = Primitive("strange"), tmp_path / "network.onnx"
+    strange_p.def_abstract_eval(lambda x: x)
+    strange = lambda weights, x: strange_p.bind(x @ weights)
+    with pytest.raises(gs.InputError, match=r"jax2onnx cannot write the primitive strange .*as StableHLO"):
+        gs.export(path, strange, jnp.ones((3, 3)), jnp.ones((2, 3)))
+    with pytest.raises(gs.InputError, match=r"ONNX does not allow this network .*bfloat16"):
+        gs.export(path, converted("rounded", thresholds), variables, images(2))
+    assert not list(tmp_path.iterdir())
+    path.write_text("of the user")
+    with pytest.raises(gs.InputError, match="exists; give another path"):
+        gs.export(path, strange, jnp.ones((3, 3)), jnp.ones((2, 3)))
+
+
+def test_operations_for_onnx_are_those_of_jax():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 6, 5, 1))
+    config = [(0, 0, 0), (1, 2, 0), (0, 1, 0), (0, 0, 0), (2, 0, 0)]
+    for padding in (config, [(1, 0, 1), (-1, 0, 0), *config[2:]]):
+        np.testing.assert_array_equal(
+            _padded(x, jnp.float32(3), padding_config=padding), jax.lax.pad(x, jnp.float32(3), padding)
+        )
+    window = {
+        "window_dimensions": (1, 1, 2, 3, 1),
+        "window_strides": (1, 1, 2, 1, 1),
+        "padding": ((0, 0), (0, 0), (1, 0), (0, 2), (0, 0)),
+        "base_dilation": (1, 1, 1, 2, 1),
+        "window_dilation": (1, 1, 2, 1, 1),
+    }
+    for primitive in (jax.lax.reduce_window_sum_p, jax.lax.reduce_window_max_p, jax.lax.reduce_window_min_p):
+        np.testing.assert_array_equal(_in_window(primitive, x, **window), primitive.bind(x, **window))
 
 
 ALONE = """

@@ -1,11 +1,11 @@
-"""Converted networks as one file of StableHLO, which runs with jax alone on CPUs, GPUs and TPUs."""
+"""Converted networks as one file of StableHLO, which runs with jax alone on CPUs, GPUs and TPUs, or of ONNX."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
@@ -15,16 +15,21 @@ import jax
 import jax.export as jax_export
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.mlir import deserialize_portable_artifact, ir, passmanager, serialize_portable_artifact
+from jax.extend.mlir.dialects import stablehlo
+from jax.interpreters import mlir
 
 from gnsnn_jax.conversion.stopping import EarlyStop
 from gnsnn_jax.conversion.to_spiking import SpikingFunction
 from gnsnn_jax.engine.arrays import as_array, first_line, is_array
 from gnsnn_jax.engine.parameters import are_parameters
 from gnsnn_jax.engine.tracing import parted
-from gnsnn_jax.errors import InputError, extra, listed, printable
+from gnsnn_jax.errors import InputError, MissingPackage, extra, listed, printable
 from gnsnn_jax.interop.files import existing_file, whole_file
+from gnsnn_jax.interop.onnx_export import onnx_bytes
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+ONNX = ".onnx"
 _MARK = b"gnsnn_jax"  # in front of the fingerprint behind an artefact, where jax.export does not look
 _FINGERPRINT = hashlib.sha256().digest_size
 # Calls out of StableHLO that an artefact may make: checks and operations of unknown shape, random bits, linear algebra.
@@ -39,14 +44,19 @@ def export(path: str | Path, snn: Callable, *args: Any, symbolic_batch: bool = T
 
         gs.export("network.stablehlo", snn, variables, x)
         outputs = gs.load_exported("network.stablehlo")(x)    # [T, B, K]
+        gs.export("network.onnx", snn, variables, x)          # for onnxruntime and others, by jax2onnx
 
     The weights are stored inside, and the data stay arguments: the last argument with arrays, and those before it
     that are no parameters and whose arrays have all the same batch in front. Everything else, such as train=False,
     is stored as it is here. With jax alone, and its package flatbuffers,
-    `jax.export.deserialize(bytearray(open(path, "rb").read())).call(x)` is the same.
+    `jax.export.deserialize(bytearray(open(path, "rb").read())).call(x)` is the same. The file holds no places in
+    source code.
+
+    ONNX takes the arrays of the data as inputs of the name input, or input_0 and so on, and gives output likewise.
+    While jax2onnx writes it, no other thread may trace functions with JAX: it replaces functions of JAX meanwhile.
 
     Args:
-        path: the file to write.
+        path: the file to write; a name that ends in .onnx makes it ONNX.
         snn: what `to_spiking` returned, `jax.jit` of it, or a function around it such as
             `lambda variables, x: snn(variables, x).mean(0)`.
         args: its arguments; of data `jax.ShapeDtypeStruct` is enough.
@@ -55,14 +65,28 @@ def export(path: str | Path, snn: Callable, *args: Any, symbolic_batch: bool = T
 
     Raises:
         InputError: where the file exists, where weights are shapes only, where the network takes no batch of every
-            size, and for what no file of StableHLO can hold: callbacks to Python and classes of trees.
+            size, and for what no file of StableHLO can hold: callbacks to Python and classes of trees. Of ONNX for
+            a primitive that jax2onnx does not write, which the error names.
         TypeError: for what `stop_when` returns.
-        MissingPackage: where flatbuffers is not installed.
+        MissingPackage: where flatbuffers is not installed, or for ONNX jax2onnx.
     """
     with whole_file(path, overwrite) as unfinished:
         arguments = arguments_of(snn, args)
-        exported = exported_for(partial(arguments.called, snn, arguments.stored), (), arguments, symbolic_batch)
-        unfinished.write_bytes(with_fingerprint(serialised(exported)))
+        content = _as_onnx if Path(path).suffix.lower() == ONNX else _as_stablehlo
+        called = partial(arguments.called, snn, arguments.stored)
+        unfinished.write_bytes(content(called, arguments, symbolic_batch))
+
+
+def _as_stablehlo(function: Callable, arguments: Arguments, symbolic_batch: bool) -> bytes:
+    return with_fingerprint(serialised(exported_for(function, (), arguments, symbolic_batch)))
+
+
+def _as_onnx(function: Callable, arguments: Arguments, symbolic_batch: bool) -> bytes:
+    def write(symbolic: bool) -> bytes:
+        arrays, structure = jax.tree.flatten(arguments.shapes(symbolic))
+        return onnx_bytes(lambda *arrays: function(*jax.tree.unflatten(structure, arrays)), arrays)
+
+    return _for_every_batch(write, symbolic_batch)
 
 
 def load_exported(path: str | Path) -> ExportedFunction:
@@ -235,10 +259,20 @@ def exported_for(function: Callable, before: tuple, arguments: Arguments, symbol
     export_with = lambda symbolic: jax_export.export(jax.jit(function), platforms=PLATFORMS)(
         *before, *arguments.shapes(symbolic)
     )
+    return _for_every_batch(export_with, symbolic_batch)
+
+
+def _for_every_batch(export_with: Callable[[bool], Any], symbolic_batch: bool) -> Any:
+    """What the function makes, given whether the size of the batch is a symbol.
+
+    Raises InputError where it cannot be a symbol but a number.
+    """
     if not symbolic_batch:
         return export_with(False)
     try:
         return export_with(True)
+    except MissingPackage:
+        raise
     except Exception as error:  # whatever a network does with a size that is no number
         export_with(False)  # raises what has another reason
         raise InputError(
@@ -251,11 +285,22 @@ def serialised(exported: jax_export.Exported) -> bytes:
     """Raises InputError for classes of trees that are unknown to `jax.export`."""
     _need_flatbuffers()
     try:
-        return bytes(exported.serialize())
+        return bytes(_without_places(exported).serialize())
     except ValueError as error:
         raise InputError(
             f"the data or outputs cannot be described in a file ({first_line(error)}); use tuples, lists and dicts"
         ) from error
+
+
+def _without_places(exported: jax_export.Exported) -> jax_export.Exported:
+    """The same without the files and lines that it was made from."""
+    with mlir.make_ir_context():
+        module = deserialize_portable_artifact(exported.mlir_module_serialized)
+        passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
+        version = stablehlo.get_version_from_compatibility_requirement(
+            stablehlo.StablehloCompatibilityRequirement.WEEK_4
+        )
+        return replace(exported, mlir_module_serialized=serialize_portable_artifact(module, version))
 
 
 def deserialised(content: bytes, name: str) -> jax_export.Exported:
@@ -263,18 +308,29 @@ def deserialised(content: bytes, name: str) -> jax_export.Exported:
     _need_flatbuffers()
     try:
         exported = jax_export.deserialize(bytearray(content))
-        text = exported.mlir_module()
+        with mlir.make_ir_context():
+            calls = set(_calls(deserialize_portable_artifact(exported.mlir_module_serialized)))
     except Exception as error:  # whatever the readers of flatbuffers and MLIR meet in a damaged file
         raise InputError(
             f"{name} cannot be read ({first_line(error)}); it is damaged, or of another version of JAX than "
             f"{jax.__version__} reads: export it again"
         ) from error
-    calls = set(re.findall(r'custom_call\s*@"?([^\s("]+)', text)) | set(
-        re.findall(r'call_target_name = "([^"]*)"', text)
-    )
     if strange := sorted(call for call in calls if not _CALLS.fullmatch(call)):
         raise InputError(f"{name} calls {listed(strange)} outside of StableHLO, which no export does; do not use it")
     return exported
+
+
+def _calls(module: ir.Module) -> list[str]:
+    """The names of what a module calls out of StableHLO."""
+    found: list[str] = []
+
+    def look_at(operation: ir.Operation) -> ir.WalkResult:
+        if "call_target_name" in operation.attributes:
+            found.append(ir.StringAttr(operation.attributes["call_target_name"]).value)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(look_at)
+    return found
 
 
 def _need_flatbuffers() -> None:

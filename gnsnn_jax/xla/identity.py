@@ -5,6 +5,8 @@ from __future__ import annotations
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+_IDENTITIES: set[Primitive] = set()
+
 
 def identity_primitive(name: str) -> Primitive:
     """A linear primitive of one operand that returns it, and that leaves nothing in what is compiled."""
@@ -14,4 +16,10 @@ def identity_primitive(name: str) -> Primitive:
     ad.deflinear2(primitive, lambda cotangent, _: [cotangent])
     batching.defvectorized(primitive)
     mlir.register_lowering(primitive, lambda _, x: [x])
+    _IDENTITIES.add(primitive)
     return primitive
+
+
+def is_identity(primitive: Primitive) -> bool:
+    """Whether `identity_primitive` made it."""
+    return primitive in _IDENTITIES
