@@ -141,7 +141,7 @@ def test_what_onnx_cannot_hold_is_named(variables, thresholds, tmp_path, onnxrun
 def test_operations_for_onnx_are_those_of_jax():
     x = jax.random.normal(jax.random.key(0), (2, 3, 6, 5, 1))
     config = [(0, 0, 0), (1, 2, 0), (0, 1, 0), (0, 0, 0), (2, 0, 0)]
-    for padding in (config, [(1, 0, 1), (-1, 0, 0), *config[2:]]):
+    for padding in (tuple(config), ((1, 0, 1), (-1, 0, 0), *config[2:])):
         np.testing.assert_array_equal(
             _padded(x, jnp.float32(3), padding_config=padding), jax.lax.pad(x, jnp.float32(3), padding)
         )
