@@ -104,7 +104,7 @@ def test_every_import_of_a_third_party_names_an_extra_that_brings_it(path):
 
 
 def test_all_brings_what_every_extra_of_users_does_but_pytorch():
-    others = {"all", "test", "lint", "dev", "torch", "rivals", "cuda12", "cuda13", "tpu", "prepare", "benchmark"}
+    others = {"all", "test", "lint", "dev", "torch", "rivals", "cuda12", "cuda13", "tpu", "prepare", "benchmark", "onnx-export"}
     wanted = set().union(*map(requirements, PROJECT["optional-dependencies"].keys() - others))
     assert requirements("all") == wanted
     assert "torch" not in requirements("dev") | requirements("all")
