@@ -9,7 +9,6 @@ import pytest
 from cases import dyadic
 
 import gnsnn_jax as gs
-from gnsnn_jax.dtypes import state_type
 from gnsnn_jax.method import neurons
 
 DTYPES = ["bfloat16", "float16", "float32", "float64"]
@@ -51,49 +50,21 @@ def test_every_type_simulates_alike_however_it_is_cut_into_chunks(dtype, neuron,
         )
         whole = simulate(5, 5)
         assert whole.dtype == dtype
-        for steps, chunk in [(5, 1), (5, 2), (4, 2), (4, 4)]:
+        for steps, chunk in [(5, 2), (4, 1)]:
             np.testing.assert_array_equal(simulate(steps, chunk), whole[:steps])
 
 
 @every_dtype
 @every_neuron
-@pytest.mark.parametrize("steps", [4, 5])
-def test_samples_of_every_type_leave_early(dtype, neuron, steps):
+def test_samples_of_every_type_leave_early(dtype, neuron):
     with wide_if(dtype):
         weights, x = numbers(dtype)
-        snn = convert(neuron, weights, x, steps=steps, calibration=CALIBRATIONS[1])
+        snn = convert(neuron, weights, x, steps=5, calibration=CALIBRATIONS[1])
         found = gs.stop_when(0.9)(snn)(weights, x)
         sums = np.cumsum(np.asarray(snn(weights, x), found.outputs.dtype), 0)
         np.testing.assert_array_equal(found.outputs, sums[found.latency - 3, np.arange(3)])
 
 
-@every_dtype
-@every_neuron
-@every_calibration
-@pytest.mark.parametrize("steps", [4, 5])
-def test_potentials_have_the_widest_type(dtype, neuron, calibration, steps):
-    with wide_if(dtype):
-        for other in DTYPES[: 4 if dtype == "float64" else 3]:
-            currents, threshold = jnp.ones((steps, 3), dtype), jnp.ones((), other)
-            initial = calibration and calibration.initial(neuron, currents, threshold)
-            outputs, state = gs.run(neuron, currents, threshold, initial)
-            potential, own = neuron.potential(state), neuron.potential(neuron.init(threshold, (3,)))
-            wanted = "float64" if "float64" in (dtype, other) else "float32"
-            assert (outputs.dtype, potential.dtype) == (dtype, wanted)
-            assert initial is None or initial.dtype == wanted
-            assert own.dtype == state_type(threshold, threshold)
-
-
 def test_numbers_of_python_widen_nothing():
     with jax.enable_x64():
         assert gs.run(gs.integrate_and_fire(), jnp.ones((4, 3), jnp.float32), 1.0)[1].dtype == jnp.float32
-
-
-@pytest.mark.parametrize("make", [gs.group_neuron, gs.offset_spikes, lambda count: gs.offset_spikes(4, count)])
-@pytest.mark.usefixtures("unchecked")
-def test_counts_are_checked_however_often_they_were_given_before(make):
-    for count in (1, 4):
-        assert make(count) == make(count)
-        for alike in (float(count), True):
-            with pytest.raises(TypeError, match="must be an integer"):
-                make(alike)

@@ -1,30 +1,45 @@
 """One suite of theorems that every neuron and every calibration of the library passes."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy_reference
 import pytest
-from cases import CALIBRATIONS, GROUPS, NEURONS, dyadic, members, seeds, shapes, thresholds_for
-from hypothesis import given
+from cases import CALIBRATIONS, GRAIN, GROUPS, NEURONS, dyadic, members, seeds, thresholds_for
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gnsnn_jax as gs
 
-steps = st.integers(1, 11)
-MANY = (6, 40)  # one shape, which compiles once for each neuron
+# Of [T, ...]; a few, as each compiles once for each neuron. Up to 16 steps are unrolled, two at a time.
+SHAPES = [(1,), (5, 2, 1, 3), (18, 4)]
+MANY = (6, 40)
+PROBES = [(1, 40), MANY]
+shapes = st.sampled_from([(), (4,), (2, 1, 3)])
 
 
 @st.composite
-def simulations(draw, neurons=tuple(NEURONS), shape=None):
+def simulations(draw, neurons=tuple(NEURONS), of=SHAPES):
     """A neuron, currents and a threshold whose sums are exact."""
     neuron = draw(st.sampled_from(neurons))
     threshold = draw(thresholds_for(neuron.members))
     lowest = -2 * threshold if neuron.signed else -threshold
-    currents = dyadic(draw(seeds), shape or (draw(steps), *draw(shapes)), lowest, 2 * threshold)
+    currents = dyadic(draw(seeds), draw(st.sampled_from(of)), lowest, 2 * threshold)
     return neuron, currents, threshold
+
+
+def off_ties(simulation):
+    """Without a charge half-way between two counts, where a second pass rounds: its margin is no power of two."""
+    neuron, currents, threshold = simulation
+    return neuron, currents.at[0].add(GRAIN / 2), threshold
+
+
+@partial(jax.jit, static_argnames=("calibration", "neuron"))
+def calibrated(calibration, neuron, currents, threshold):
+    return calibration.initial(neuron, currents, threshold)
 
 
 def assert_equal_trees(found, expected):
@@ -111,7 +126,7 @@ def test_signed_group_neuron_over_time_is_qcfs_that_goes_on_below_zero(shape, co
     np.testing.assert_array_equal(outputs.mean(0), quantised(x, 0.5 / steps, -count * steps, count * steps))
 
 
-@given(simulations(GROUPS, MANY))
+@given(simulations(GROUPS, [MANY]))
 def test_group_neurons_spike_as_their_members_one_by_one(simulation):
     neuron, currents, threshold = simulation
     outputs, _ = gs.run(neuron, currents, threshold)
@@ -123,7 +138,7 @@ def test_group_neurons_spike_as_their_members_one_by_one(simulation):
 # The staircase of both signs.
 
 
-@given(st.sampled_from([0.3, 0.7, 3.3, 41.0, 47.0, 49.0]), st.integers(1, 9))
+@given(st.sampled_from([0.3, 0.7, 3.3, 41.0, 47.0, 49.0]), st.sampled_from([1, 4, 9]))
 def test_a_value_on_a_signed_step_is_on_that_step(unit, levels):
     unit, steps = jnp.float32(unit), jnp.arange(-levels - 3.0, levels + 3.0)
     for staircase in (gs.staircase, jax.jit(gs.staircase, static_argnums=(2, 3))):
@@ -216,9 +231,9 @@ def test_with_memory_the_mean_converges_to_the_staircase_whatever_came_before(st
     burst = jnp.stack([jnp.ones_like(x), jnp.ones_like(x), -jnp.ones_like(x), -jnp.ones_like(x)])
     before, state = gs.run(neuron, burst, 1.0)
     after, _ = gs.run(neuron, jnp.broadcast_to(x, (steps, 40)), 1.0, state)
-    total = (before.sum(0) + after.sum(0)) - quantised(steps * x, 1.0, 0, steps)
+    total = np.asarray(before).sum(0) + np.asarray(after).sum(0) - quantised(steps * x, 1.0, 0, steps)
     assert ((total == 0) | (total == 1)).all()
-    assert (total[x * steps >= 1.5] == 0).all()
+    assert (total[np.asarray(x) * steps >= 1.5] == 0).all()
 
 
 @given(st.sampled_from([1, 7]), seeds)
@@ -328,6 +343,7 @@ def test_bad_input_is_explained():
 # Types.
 
 HALF_AND_MORE = ["bfloat16", "float16", "float32", "float64"]
+OF_EACH_KIND = [gs.integrate_and_fire(), gs.group_neuron(4), gs.group_neuron(4, True), gs.signed_memory_neuron()]
 
 
 @pytest.mark.parametrize("of_threshold", [*HALF_AND_MORE, None])
@@ -337,13 +353,22 @@ def test_a_state_is_as_wide_as_what_it_is_made_of_and_never_changes(of_currents,
     wide = jnp.float64 if "float64" in (of_currents, of_threshold) else jnp.float32
     with jax.enable_x64(True):
         threshold = jnp.asarray(2.0, of_threshold) if of_threshold else 2.0
-        for neuron, steps in itertools.product(NEURONS, (1, 4, 5, 18)):
+        for neuron, steps in itertools.product(OF_EACH_KIND, (1, 5, 18)):
             currents = jax.ShapeDtypeStruct((steps, 6), of_currents)
             of = lambda x, start=None, n=neuron: potential_after(n, *gs.run(n, x, threshold, start))
             assert types_of(of, currents) == [currents.dtype, wide]
             for calibration in CALIBRATIONS if steps > 3 else ():
-                calibrated = lambda x, n=neuron, c=calibration, of=of: of(x, c.initial(n, x, threshold))
-                assert types_of(calibrated, currents) == [currents.dtype, wide]
+                initial = lambda x, n=neuron, c=calibration: (c.initial(n, x, threshold),)
+                assert types_of(initial, currents) == [wide]
+                assert types_of(lambda x, of=of, i=initial: of(x, *i(x)), currents) == [currents.dtype, wide]
+
+
+@pytest.mark.parametrize("neuron", OF_EACH_KIND, ids=repr)
+@pytest.mark.parametrize("dtype", HALF_AND_MORE)
+def test_a_state_of_its_own_is_as_wide_as_the_threshold_or_float32(dtype, neuron):
+    with jax.enable_x64(True):
+        own = neuron.potential(neuron.init(jnp.asarray(2.0, dtype), (3,)))
+        assert own.dtype == ("float64" if dtype == "float64" else "float32")
 
 
 def potential_after(neuron, outputs, state):
@@ -389,22 +414,24 @@ def desired(neuron, currents, threshold):
     return jnp.clip(jnp.floor(currents.sum(0) / unit + 0.5), fewest, most)
 
 
-@given(simulations(GROUPS), st.integers(1, 3))
-def test_each_pass_of_cos_changes_a_count_by_one_towards_the_desired(simulation, passes):
+@settings(max_examples=10)
+@given(simulations(GROUPS, PROBES).map(off_ties))
+def test_each_pass_of_cos_changes_a_count_by_one_towards_the_desired(simulation):
     neuron, currents, threshold = simulation
-    calibrate = lambda passes: gs.offset_spikes(len(currents), passes).initial(neuron, currents, threshold)
+    calibrate = lambda passes: calibrated(gs.offset_spikes(len(currents), passes), neuron, currents, threshold)
     before = counts(neuron, currents, threshold)
-    for done in range(1, passes + 1):
+    for done in (1, 2, 3):
         after = counts(neuron, currents, threshold, calibrate(done))
         wrong = desired(neuron, currents, threshold) - before
         np.testing.assert_array_equal(after - before, jnp.sign(wrong))
         before = after
 
 
-@given(simulations(GROUPS))
+@settings(max_examples=10)
+@given(simulations(GROUPS, PROBES).map(off_ties))
 def test_cos_repeated_until_nothing_changes_reaches_the_desired_count(simulation):
     neuron, currents, threshold = simulation
-    initial = gs.offset_spikes(len(currents), 10**6).initial(neuron, currents, threshold)
+    initial = calibrated(gs.offset_spikes(len(currents), 10**6), neuron, currents, threshold)
     np.testing.assert_array_equal(counts(neuron, currents, threshold, initial), desired(neuron, currents, threshold))
 
 
@@ -419,23 +446,23 @@ def test_the_passes_that_cos_computes_suffice_where_a_signed_count_is_farthest_o
     np.testing.assert_array_equal(counts(neuron, currents, 1.0, initial), wanted)
 
 
-@given(simulations(GROUPS, MANY))
+@given(simulations(GROUPS, [MANY]))
 def test_one_pass_of_cos_is_that_of_the_plain_simulation(simulation):
     neuron, currents, threshold = simulation
     unit = threshold / neuron.members
-    initial = gs.offset_spikes(len(currents)).initial(neuron, currents, threshold)
+    initial = calibrated(gs.offset_spikes(len(currents)), neuron, currents, threshold)
     start = lambda own: numpy_reference.offset_start(own, threshold, neuron.members, neuron.signed)
     expected = [start(own) * unit for own in neuron_by_neuron(currents)]
     np.testing.assert_allclose(initial.ravel(), expected, rtol=1e-6)
 
 
-@given(simulations((gs.signed_memory_neuron(),), MANY), st.integers(1, 3))
-def test_no_pass_of_cos_moves_a_count_with_memory_away_from_the_desired(simulation, passes):
+@given(simulations((gs.signed_memory_neuron(),), [MANY]))
+def test_no_pass_of_cos_moves_a_count_with_memory_away_from_the_desired(simulation):
     neuron, currents, threshold = simulation
-    calibrate = lambda passes: gs.offset_spikes(len(currents), passes).initial(neuron, currents, threshold)
+    calibrate = lambda passes: calibrated(gs.offset_spikes(len(currents), passes), neuron, currents, threshold)
     wanted = jnp.maximum(desired(neuron, currents, threshold), 0)
     errors = [jnp.abs(counts(neuron, currents, threshold) - wanted)]
-    for done in range(1, passes + 1):
+    for done in (1, 2, 3):
         errors.append(jnp.abs(counts(neuron, currents, threshold, calibrate(done)) - wanted))
         assert (errors[-1] <= errors[-2]).all()
 

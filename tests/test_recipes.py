@@ -28,6 +28,8 @@ PUBLISHED = {
     "imagenet_vgg16": (16, 0.1, 120, 1e-4),
     "imagenet_resnet34": (8, 0.1, 120, 1e-4),
 }
+# A step is taken once here and no number is compared, so the optimisation of its code does not pay.
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def stand_in(name, side):
@@ -71,13 +73,15 @@ def test_recipes_fit_their_data(path):
 def test_recipes_take_a_training_step(path):
     config, dataset = with_stand_in(path)
     plan = loop.make_plan(config, dataset)
-    state = loop.initial_state(plan)
-    before = jax.tree.map(np.asarray, state.params)
     images, labels = (array[None, [0, 3]] for array in dataset.train)
-    state = jax.jit(partial(loop.train_step, plan), donate_argnums=0)(state, images, labels)
+    with jax.default_prng_impl("rbg"):  # whose code is shorter
+        state = loop.initial_state(plan)
+        before = jax.tree.map(np.asarray, state.params)
+        step = jax.jit(partial(loop.train_step, plan), compiler_options=QUICKLY)
+        state = step(state, images, labels)
     metrics = state.metrics
     assert np.isfinite(metrics.loss)
     assert metrics.count == 2
-    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True):
+    for old, new in zip(jax.tree.leaves(before), map(np.asarray, jax.tree.leaves(state.params)), strict=True):
         assert np.isfinite(new).all()
         assert (old != new).any()
