@@ -28,6 +28,7 @@ from gnsnn_jax.xla.convolution import use_fast_convolutions
 # Names that need an extra, which are imported when they are first used: the others need nothing but jax and numpy.
 _LAZY = {
     "build": "gnsnn_jax.models",
+    "from_onnx": "gnsnn_jax.interop.from_onnx",
     "from_torch": "gnsnn_jax.interop.from_torch",
     "load_converted": "gnsnn_jax.runs.converted",
     "load_weights": "gnsnn_jax.interop.weights",
@@ -47,6 +48,7 @@ __all__ = [
     "find_thresholds",
     "fold_batch_norm",
     "from_nir",
+    "from_onnx",
     "from_torch",
     "group_neuron",
     "integrate_and_fire",
@@ -74,6 +76,7 @@ __all__ = [
 
 
 if TYPE_CHECKING:
+    from gnsnn_jax.interop.from_onnx import from_onnx
     from gnsnn_jax.interop.from_torch import from_torch
     from gnsnn_jax.interop.weights import load_weights, save_weights
     from gnsnn_jax.models import build

@@ -104,7 +104,20 @@ def test_every_import_of_a_third_party_names_an_extra_that_brings_it(path):
 
 
 def test_all_brings_what_every_extra_of_users_does_but_pytorch():
-    others = {"all", "test", "lint", "dev", "torch", "rivals", "cuda12", "cuda13", "tpu", "prepare", "benchmark", "onnx-export"}
+    others = {
+        "all",
+        "test",
+        "lint",
+        "dev",
+        "torch",
+        "rivals",
+        "cuda12",
+        "cuda13",
+        "tpu",
+        "prepare",
+        "benchmark",
+        "onnx-export",
+    }
     wanted = set().union(*map(requirements, PROJECT["optional-dependencies"].keys() - others))
     assert requirements("all") == wanted
     assert "torch" not in requirements("dev") | requirements("all")
@@ -219,6 +232,7 @@ def test_scripts_name_what_is_missing_in_one_sentence(script):
 
 NAMES = {
     "build": "train",
+    "from_onnx": "onnx",
     "from_torch": "torch",
     "load_converted": "train",
     "load_weights": "weights",

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from gnsnn_jax.interop.files import existing_file
+from gnsnn_jax.interop.from_onnx import read_onnx
 from gnsnn_jax.interop.keras_files import read_keras
 
 # Each takes a path and returns (apply, variables), as a function of the user's own does.
-READERS: Mapping[str, Callable[[Path], tuple[Callable, Any]]] = dict.fromkeys((".keras", ".h5", ".hdf5"), read_keras)
+READERS: Mapping[str, Callable[[Path], tuple[Callable, Any]]] = {
+    **dict.fromkeys((".keras", ".h5", ".hdf5"), read_keras),
+    ".onnx": read_onnx,
+}
 
 
 def is_network_file(name: str) -> bool:
