@@ -1,6 +1,10 @@
 """Networks of PyTorch compute in JAX what they compute there, and convert under the names of their modules."""
 
+import io
+import re
 import warnings
+import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -194,6 +198,69 @@ def test_what_does_not_convert_is_refused_with_the_line_of_the_module():
         snn(variables, x)
 
 
+class Runs:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def changed(archive, path, name, change):
+    """A copy of an archive with what `change` makes of one of its files, an empty one where there is none."""
+    with zipfile.ZipFile(archive) as before, zipfile.ZipFile(path, "w") as after:
+        names = before.namelist()
+        for each in {*names, f"{names[0].split('/')[0]}/{name}"}:
+            content = before.read(each) if each in names else b""
+            after.writestr(each, change(content) if each.endswith(f"/{name}") else content)
+    return path
+
+
+def test_files_that_would_run_code_are_refused(tmp_path):
+    module, seen = nn.Sequential(nn.Linear(3, 3), nn.ReLU()).eval(), tmp_path / "seen"
+    free = ({0: torch.export.Dim("batch")},)
+    good = tmp_path / "good.pt2"
+    torch.export.save(torch.export.export(module, (torch.ones(2, 3),), dynamic_shapes=free), good)
+    assert_same(module, *gs.from_torch(good), images(4, (3,)))
+    pickled = io.BytesIO()
+    torch.save((Runs(seen),), pickled)
+    evaluated = f"open('{seen}', 'w')"
+    weights = "data/weights/model_weights_config.json"
+    replaced = lambda old, new: lambda content: content.replace(old.encode(), new.encode())
+    for name, change, what in [
+        ("models/model.json", replaced("torch.ops.aten.relu.default", "torch.os.system"), "a call of torch.os.system"),
+        ("models/model.json", replaced("torch.ops.aten.relu.default", "torch.ops.load_library"), "torch.ops.load"),
+        ("models/model.json", replaced("torch.ops.aten.relu.default", "_operator.call"), "a call of _operator.call"),
+        (
+            "models/model.json",
+            lambda content: re.sub(rb"Symbol\(.*?\)", lambda _: evaluated.encode(), content),
+            "the expression",
+        ),
+        (weights, replaced('"use_pickle": false', '"use_pickle": true'), "the pickled object 0.weight"),
+        ("data/sample_inputs/model.pt", lambda _: pickled.getvalue(), "an example input of pickled objects"),
+        ("data/weights/model.pt", lambda _: pickled.getvalue(), "pickled weights of an older format"),
+        ("data/aotinductor/model/model.so", lambda _: b"code", "a compiled library"),
+    ]:
+        bad = changed(good, tmp_path / "bad.pt2", name, lambda content, change=change: change(content))
+        with pytest.raises(gs.InputError, match=rf"bad\.pt2 may run code .*{what}.* torch\.export\.load"):
+            gs.from_torch(bad)
+    assert not seen.exists()
+
+
+class Decides(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_decisions_by_values_are_refused_in_one_sentence(capfd):
+    line = Decides.forward.__code__.co_firstlineno + 1
+    with pytest.raises(gs.InputError, match=rf"{__file__}:{line}\): its code decides by the values of a tensor"):
+        gs.from_torch(Decides().eval(), images(2, (3,)))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_refusals_say_what_to_do(tmp_path):
     x = images(2, (3,))
     with pytest.raises(gs.InputError, match=r"training mode; call module\.eval"):
@@ -205,7 +272,7 @@ def test_refusals_say_what_to_do(tmp_path):
     with pytest.raises(gs.InputError, match="there is no file"):
         gs.from_torch(tmp_path / "none.pt2")
     (tmp_path / "bad.pt2").write_bytes(b"no archive")
-    with pytest.raises(gs.InputError, match=r"reading .* by torch.export.load failed"):
+    with pytest.raises(gs.InputError, match=r"bad\.pt2 cannot be read .* it is damaged"):
         gs.from_torch(tmp_path / "bad.pt2")
     with pytest.raises(gs.InputError, match=r"torch\.export could not export the module"):
         gs.from_torch(nn.Linear(4, 3).eval(), x)

@@ -141,7 +141,7 @@ class ConvNeXt(nn.Module):
         x = self.stem(x)
         y = self.pwconv2(self.act(self.pwconv1(self.norm(self.dwconv(x).permute(0, 2, 3, 1)))))
         x = x + self.layer_scale * y.permute(0, 3, 1, 2)
-        return self.head(F.layer_norm(x.mean((2, 3)), (8,)))
+        return self.head(F.layer_norm(F.adaptive_avg_pool2d(x, 1).flatten(1), (8,)))  # channels are last in memory
 
 
 class VisionTransformer(nn.Module):
@@ -243,6 +243,18 @@ class Recurrent(nn.Module):
         return self.head(self.cell(x)[0][:, -1])
 
 
+class CausalTransformer(nn.Module):
+    """Encoder and decoder by a mask whose values say that it is causal."""
+
+    def __init__(self):
+        super().__init__()
+        self.transformer = nn.Transformer(8, 2, 1, 1, 16, batch_first=True)
+
+    def forward(self, x):
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        return self.transformer(x, 0.5 * x, src_mask=mask, tgt_mask=mask)
+
+
 class UNet(nn.Module):
     def __init__(self):
         super().__init__()
@@ -285,6 +297,27 @@ class Elementwise(nn.Module):
         return n + a + s + c + g, p, e, m, i, b
 
 
+class Rare(nn.Module):
+    """Operations that few networks have."""
+
+    def forward(self, x):
+        rows = torch.arange(x.shape[0])[:, None, None, None] // 2 + x / x.shape[0] ** 0.5  # integers among floats
+        scans = x.cummax(1)[0] + x.cummin(1)[0] + x.logcumsumexp(1) + F.softplus(x, 2, 1) + F.rrelu(x)
+        norms = [torch.linalg.vector_norm(x, ord=p, dim=1) for p in (0, 1, 3, torch.inf, -torch.inf)]
+        norms += [x.median(1)[0], x.kthvalue(2, 1)[0], torch.cdist(x, x.flip(1))[:, 0]]
+        special = x.erfc() + torch.hypot(x, x) + torch.copysign(x.abs(), x) + torch.fmax(x, x.flip(1)) + x.signbit()
+        special = special + torch.lgamma(x.abs() + 1) + torch.erfinv(x.tanh()) + torch.ldexp(x, torch.tensor(2))
+        order = x.argsort(1)
+        moved = torch.zeros_like(x).scatter_add(1, order, x) + x.scatter_reduce(1, order, x, "amax")
+        windows = x.unfold(2, 3, 2).sum((2, 4)) + x[:, :, *torch.tril_indices(8, 8)].sum(2, keepdim=True)
+        bins = torch.bucketize(x, torch.tensor([-1.0, 0, 1])) + ((x > 0).int() << 2) + torch.cat([x > 0, x], 1)[:, :4]
+        grid = torch.stack(torch.meshgrid(torch.arange(-1.1, 1, 0.5), torch.linspace(-1, 1, 6), indexing="ij"), -1)
+        sampled = F.grid_sample(x, grid[None].expand(x.shape[0], -1, -1, -1), align_corners=False)
+        lines = F.interpolate(x.flatten(2), size=50, mode="linear"), F.interpolate(x[:, None], size=5, mode="trilinear")
+        smooth = F.interpolate(x, size=5, mode="bilinear", antialias=True)
+        return rows + scans + special + moved, torch.stack(norms), windows, bins.to(x), sampled, *lines, smooth
+
+
 IMAGE = (3, 16, 16)
 NETWORKS = {
     "resnet": (ResNet, IMAGE),
@@ -302,7 +335,9 @@ NETWORKS = {
     "unet": (UNet, IMAGE),
     "gru": (lambda: Recurrent(nn.GRU), (3, 5)),
     "lstm": (lambda: Recurrent(nn.LSTM, bidirectional=True), (3, 5)),
+    "causal": (CausalTransformer, (3, 8)),
     "elementwise": (Elementwise, (4, 8, 8)),
+    "rare": (Rare, (4, 8, 8)),
 }
 
 

@@ -53,8 +53,14 @@ def _common_type(values: Sequence[Any]) -> Any:
     arrays = [value for value in values if is_array(value)]
     groups = [[x.dtype for x in arrays if x.ndim], [x.dtype for x in arrays if not x.ndim]]
     groups += [[_type_of_number(value) for value in values if not is_array(value) and value is not None]]
-    found = [reduce(jnp.promote_types, group) for group in groups if group]
+    found = [_promoted(group) for group in groups if group]
     return reduce(lambda one, other: other if _kind(other) > _kind(one) else one, found)
+
+
+def _promoted(types: Sequence[Any]) -> Any:
+    """The type of all together: integers take part in floats of any size, as in PyTorch."""
+    with jax.numpy_dtype_promotion("standard"):
+        return reduce(jnp.promote_types, types)
 
 
 def _type_of_number(value: Any) -> Any:
@@ -123,8 +129,17 @@ def _elu(x, alpha=1, scale=1, input_scale=1):
     return scale * jnp.where(x > 0, x, negative)
 
 
+_SOFTPLUS_IS_LINEAR = 20  # from where on its difference from the identity is below what float32 has
+
+
 def _softplus(x, beta=1, threshold=20):
-    return jax.nn.softplus(x * beta) / beta
+    smooth = jax.nn.softplus(x * beta) / beta
+    return smooth if threshold >= _SOFTPLUS_IS_LINEAR else jnp.where(x * beta > threshold, x, smooth)
+
+
+def _rrelu_in_inference(x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None):
+    """The slope is the mean of those that training draws."""
+    return _leaky_relu(x, (lower + upper) / 2), noise
 
 
 def _leaky_relu(x, negative_slope=0.01):
@@ -169,8 +184,10 @@ def _variance_and_mean(x, dim=None, *, correction=None, keepdim=False):
 
 def _norm(x, ord=2, dim=None, keepdim=False, dtype=None):
     size, axes = jnp.abs(x), _axes(dim)
-    if ord == math.inf:
-        return size.max(axes, keepdims=keepdim)
+    if math.isinf(ord):
+        return (size.max if ord > 0 else size.min)(axes, keepdims=keepdim)
+    if ord == 0:
+        return (size != 0).astype(x.dtype).sum(axes, keepdims=keepdim)
     return _power(_power(size, ord).sum(axes, keepdims=keepdim), 1 / ord)
 
 
@@ -186,6 +203,30 @@ def _top(x, k, dim=-1, largest=True, sorted=True):
 def _sort(x, dim=-1, descending=False, stable=False):
     places = jnp.argsort(x, dim, descending=descending)
     return jnp.take_along_axis(x, places, dim), places
+
+
+def _of_rank_in_order(x, k, dim=-1, keepdim=False):
+    """The k-th least along an axis, counted from 1, and where it is."""
+    found = (lax.slice_in_dim(each, k - 1, k, axis=dim) for each in _sort(x, dim))
+    return tuple(each if keepdim else lax.squeeze(each, [dim]) for each in found)
+
+
+def _median(x, dim=-1, keepdim=False):
+    """Of an even number the lower one of both in the middle."""
+    return _of_rank_in_order(x, (x.shape[dim] + 1) // 2, dim, keepdim)
+
+
+def _cumulative_alone(function: Callable[..., Array]) -> Callable[..., tuple[Array]]:
+    """The values without the indices."""
+    return lambda x, dim: (function(x, axis=dim % x.ndim),)
+
+
+def _bucketize(x, boundaries, out_int32=False, right=False):
+    return jnp.searchsorted(boundaries, lax.convert_element_type(x, boundaries.dtype), "right" if right else "left")
+
+
+def _distances(x1, x2, p=2, compute_mode=None):
+    return _norm(x1[..., :, None, :] - x2[..., None, :, :], p, -1)
 
 
 # What moves values.
@@ -222,7 +263,7 @@ def _split(x, split_sizes, dim=0):
 
 
 def _cat(tensors, dim=0):
-    tensors = [each for each in tensors if each.shape != (0,)]
+    tensors = [each for each in tensors if each.shape != (0,)]  # PyTorch leaves these out
     return jnp.concatenate(aligned(*tensors), dim)
 
 
@@ -271,11 +312,26 @@ def _select_scatter(x, src, dim, index):
     return x.at[(slice(None),) * (dim % x.ndim) + (index,)].set(lax.convert_element_type(src, x.dtype))
 
 
-def _scatter(x, dim, index, src):
+def _scatter(x, dim, index, src, reduce="set"):
     places = list(jnp.indices(index.shape, sparse=True))
     places[dim] = index
     values = src[tuple(map(slice, index.shape))] if is_array(src) else src
-    return x.at[tuple(places)].set(lax.convert_element_type(values, x.dtype))
+    return getattr(x.at[tuple(places)], reduce)(lax.convert_element_type(values, x.dtype))
+
+
+_REDUCTIONS = {"sum": "add", "prod": "multiply", "amax": "max", "amin": "min"}
+
+
+def _scatter_reduce(x, dim, index, src, reduce, include_self=True):
+    if reduce not in _REDUCTIONS or not include_self:
+        raise ValueError(f"only {', '.join(_REDUCTIONS)} with include_self=True are known, got {reduce}")
+    return _scatter(x, dim, index, src, _REDUCTIONS[reduce])
+
+
+def _unfold(x, dim, size, step):
+    """Windows along an axis, as a last axis."""
+    starts = np.arange(0, x.shape[dim] - size + 1, step)
+    return jnp.moveaxis(jnp.take(x, starts[:, None] + np.arange(size), dim), dim % x.ndim + 1, -1)
 
 
 def _embedding(weight, indices, padding_idx=-1, scale_grad_by_freq=False, sparse=False):
@@ -307,7 +363,7 @@ def _filled_like(value: int) -> Callable[..., Array]:
 
 def _arange(start, end=None, step=1, dtype=None, **_):
     start, end = (0, start) if end is None else (start, end)
-    return jnp.arange(start, end, step, dtype or reduce(jnp.promote_types, map(_type_of_number, (start, end, step))))
+    return jnp.arange(start, end, step, dtype or _promoted([*map(_type_of_number, (start, end, step))]))
 
 
 def _scalar_tensor(value, dtype=None, **_):
@@ -366,11 +422,18 @@ OPERATIONS: dict[str, Callable] = {
     **_named(
         jnp,
         "abs acos acosh asin asinh atan atanh ceil cos cosh exp exp2 expm1 floor isfinite isinf isnan log log10 log1p "
-        "log2 logical_not bitwise_not reciprocal round sign sin sinh sqrt square tan tanh trunc",
+        "log2 logical_not bitwise_not reciprocal round sign signbit sin sinh sqrt square tan tanh trunc",
     ),
     **_elementwise(
-        "arctan2 bitwise_and bitwise_or bitwise_xor fmod logical_and logical_or logical_xor maximum minimum remainder"
+        "arctan2 bitwise_and bitwise_or bitwise_xor copysign fmax fmin fmod hypot logical_and logical_or logical_xor "
+        "maximum minimum remainder"
     ),
+    **_named(jax.scipy.special, "digamma erf erfc i0"),
+    "erfinv": lax.erf_inv,
+    "lgamma": lax.lgamma,
+    "ldexp": elementwise(lambda x, other: x * jnp.exp2(other)),
+    "__lshift__": elementwise(jnp.left_shift),
+    "__rshift__": elementwise(jnp.right_shift),
     "atan2": elementwise(jnp.arctan2),
     "add": _add,
     "sub": _subtract,
@@ -381,7 +444,6 @@ OPERATIONS: dict[str, Callable] = {
     "pow": _power,
     "pow.Scalar": elementwise(jnp.power),
     "neg": jnp.negative,
-    "erf": jax.scipy.special.erf,
     "rsqrt": lax.rsqrt,
     "sigmoid": jax.nn.sigmoid,
     "eq": elementwise(jnp.equal),
@@ -404,6 +466,7 @@ OPERATIONS: dict[str, Callable] = {
     "silu": jax.nn.silu,
     "mish": jax.nn.mish,
     "softplus": _softplus,
+    "rrelu_with_noise_functional": _rrelu_in_inference,
     "hardswish": jax.nn.hard_swish,
     "hardsigmoid": jax.nn.hard_sigmoid,
     "_softmax": _softmax,
@@ -430,6 +493,13 @@ OPERATIONS: dict[str, Callable] = {
     "linalg_vector_norm": _norm,
     "cumsum": _cumulative(jnp.cumsum),
     "cumprod": _cumulative(jnp.cumprod),
+    "logcumsumexp": _cumulative(lambda x, axis: lax.cumlogsumexp(x, axis % x.ndim)),
+    "cummax": _cumulative_alone(lax.cummax),
+    "cummin": _cumulative_alone(lax.cummin),
+    "median.dim": _median,
+    "kthvalue": _of_rank_in_order,
+    "bucketize": _bucketize,
+    "_cdist_forward": _distances,
     "topk": _top,
     "sort": _sort,
     # what moves values
@@ -465,9 +535,17 @@ OPERATIONS: dict[str, Callable] = {
     "slice_scatter": _slice_scatter,
     "select_scatter": _select_scatter,
     "scatter": _scatter,
+    "scatter_add": lambda x, dim, index, src: _scatter(x, dim, index, src, "add"),
+    "scatter_reduce": _scatter_reduce,
+    "unfold": _unfold,
     "embedding": _embedding,
     "copy": _copy,
     "sym_size": lambda x, dim: x.shape[dim],
+    "sym_float": float,
+    "sym_int": int,
+    "sym_max": max,
+    "sym_min": min,
+    "sym_sum": sum,
     # what makes or converts values
     "full": _full,
     "full_like": _full_like,
@@ -481,6 +559,9 @@ OPERATIONS: dict[str, Callable] = {
     "arange": _arange,
     "scalar_tensor": _scalar_tensor,
     "_to_copy": _converted,
+    "prims::convert_element_type": _converted,
+    "tril_indices": lambda row, col, offset=0, **_: jnp.stack(jnp.tril_indices(row, offset, col)),
+    "triu_indices": lambda row, col, offset=0, **_: jnp.stack(jnp.triu_indices(row, offset, col)),
     "clone": _same,
     "alias": _same,
     "detach": _same,
@@ -507,9 +588,10 @@ OPERATIONS: dict[str, Callable] = {
     "avg_pool1d": layers.avg_pool(1),
     "avg_pool2d": layers.avg_pool(2),
     "avg_pool3d": layers.avg_pool(3),
-    "_adaptive_avg_pool2d": layers.adaptive_pool(jnp.mean),
-    "_adaptive_avg_pool3d": layers.adaptive_pool(jnp.mean),
-    "adaptive_avg_pool1d": layers.adaptive_pool(jnp.mean),
+    **dict.fromkeys(
+        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d".split(),
+        layers.adaptive_pool(jnp.mean),
+    ),
     "adaptive_max_pool2d": lambda x, output_size: (layers.adaptive_pool(jnp.max)(x, output_size),),
     "adaptive_max_pool3d": lambda x, output_size: (layers.adaptive_pool(jnp.max)(x, output_size),),
     "_native_batch_norm_legit_no_training": layers.batch_norm_in_inference,
@@ -523,4 +605,5 @@ OPERATIONS: dict[str, Callable] = {
     "upsample_linear1d": layers.upsample_linear,
     "upsample_bilinear2d": layers.upsample_linear,
     "upsample_trilinear3d": layers.upsample_linear,
+    "_upsample_bilinear2d_aa": layers.upsample_smoothly,
 }

@@ -172,6 +172,8 @@ def adaptive_pool(reduce: Callable[..., Array]) -> Callable[[Array, Sequence[int
     """Pooling by `jnp.mean` or `jnp.max` to maps of given lengths; windows are boxes, so one axis after the other."""
 
     def apply(x, output_size):
+        if set(output_size) == {1}:
+            return reduce(x, axis=tuple(range(-len(output_size), 0)), keepdims=True)
         for axis, size in zip(range(-len(output_size), 0), output_size, strict=True):
             x = x if size in (None, x.shape[axis]) else _adapted(x, axis, size, reduce)
         return x
@@ -192,8 +194,8 @@ def _adapted(x: Array, axis: int, size: int, reduce: Callable) -> Array:
 def batch_norm_in_inference(x, weight, bias, mean, variance, momentum, eps) -> tuple[Array]:
     scale = lax.rsqrt(variance + eps)
     scale = scale if weight is None else scale * weight
-    out = (x - _as_axis(mean, x.ndim, 1)) * _as_axis(scale, x.ndim, 1)
-    return (out if bias is None else out + _as_axis(bias, x.ndim, 1),)
+    out = (x.astype(scale.dtype) - _as_axis(mean, x.ndim, 1)) * _as_axis(scale, x.ndim, 1)
+    return ((out if bias is None else out + _as_axis(bias, x.ndim, 1)).astype(x.dtype),)
 
 
 def batch_norm_without_statistics(x, weight, bias, training, momentum, eps) -> tuple[Array]:
@@ -269,6 +271,13 @@ def upsample_linear(x, output_size, align_corners=False, scale_factors=None) -> 
     for axis, (length, ratio) in enumerate(_scales(x, output_size, scale_factors), start=2):
         x = x if length == x.shape[axis] and ratio == 1 else _between(x, axis, length, ratio, align_corners)
     return x
+
+
+def upsample_smoothly(x, output_size, align_corners=False, scales_h=None, scales_w=None) -> Array:
+    """Weighted sums of all entries below the triangle around each place, as wide as what it stands for."""
+    if align_corners:
+        raise ValueError("antialias=True is known with align_corners=False alone")
+    return jax.image.resize(x, (*x.shape[:2], *output_size), "linear", antialias=True)
 
 
 def _scales(x: Array, output_size: Any, scale_factors: Any) -> list[tuple[int, float]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from gnsnn_jax.engine.arrays import as_array, first_line
 from gnsnn_jax.errors import InputError, listed, printable, shown
+from gnsnn_jax.interop.image_axes import as_declared
 from gnsnn_jax.interop.onnx_operators import operator_named
 from gnsnn_jax.interop.onnx_program import SETTINGS, Declared, Graph, Node, Program, jax_type, read, subgraphs
 from gnsnn_jax.interop.onnx_values import as_jax, fixed, static
@@ -78,20 +79,12 @@ def read_onnx(path: Path) -> tuple[Callable, dict[str, jax.Array]]:
     """
     program = read(path)
     apply, variables = _function(program)
-    stated = [each.shape for each in program.graph.inputs[:1]]
+    declared = program.graph.inputs[0].shape if program.graph.inputs else None
 
     def of_channels_last(variables, images):
-        is_moved = any(_is_channels_first(shape, images.shape) for shape in stated)
-        return apply(variables, jnp.moveaxis(images, -1, 1) if is_moved else images)
+        return apply(variables, as_declared(images, declared))
 
     return of_channels_last, variables
-
-
-def _is_channels_first(declared: Sequence[int | None] | None, images: Sequence[int]) -> bool:
-    if declared is None or len(declared) != 4 or len(images) != 4:
-        return False
-    channels = images[-1]
-    return declared[1] == channels or (declared[1] is None and declared[-1] != channels)
 
 
 def _refuse_unknown(program: Program) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from gnsnn_jax.engine.arrays import as_array, first_line
 from gnsnn_jax.errors import InputError, listed
 from gnsnn_jax.interop.aten import operation_named
-from gnsnn_jax.interop.torch_program import Call, Input, Place, Program, Reference, exported, imported_torch, read
+from gnsnn_jax.interop.torch_program import Call, Input, Place, Program, Reference, exported, in_plain_containers, read
 
 
 def from_torch(module: Any, *example: Any) -> tuple[Callable, dict[str, jax.Array]]:
@@ -28,8 +28,9 @@ def from_torch(module: Any, *example: Any) -> tuple[Callable, dict[str, jax.Arra
 
     Args:
         module: a `torch.nn.Module` in eval mode, a `torch.export.ExportedProgram`, or the path of a .pt2 file that
-            `torch.export.save` wrote. The parameters may have any floating-point type; float64 becomes float32
-            unless JAX's 64 bits are enabled.
+            `torch.export.save` wrote. A file that may run code when PyTorch reads it, because it holds pickled
+            objects, compiled libraries, or calls of anything but operations, is refused. The parameters may have any
+            floating-point type; float64 becomes float32 unless JAX's 64 bits are enabled.
         example: an input for each argument of the module, tensors or arrays; only shapes and types count. An exported
             program needs none. The length of the first axis of each is free afterwards where the module's code
             allows; a warning says where it does not. All other lengths stay those of the example.
@@ -40,22 +41,28 @@ def from_torch(module: Any, *example: Any) -> tuple[Callable, dict[str, jax.Arra
             names in `state_dict`.
 
     Raises:
-        InputError: for a module in training mode, what `torch.export` cannot export, and operations without a
+        InputError: for a module in training mode, what `torch.export` cannot export, such as decisions by the values
+            of tensors, a file that is damaged or may run code, and operations without a
             counterpart in `gnsnn_jax.interop.aten.OPERATIONS`: all in one list, each with module, file and line.
         MissingPackage: where PyTorch is not installed.
     """
-    program = read(exported(module, example))
-    _refuse_unknown(program)
-    variables, constants = (
-        {name: jnp.asarray(array) for name, array in arrays.items()}
-        for arrays in (program.variables, program.constants)
-    )
-    program = program._replace(constants=constants, variables={})
+    program, variables = program_of(module, *example)
 
     def apply(variables, *inputs, **kwargs):
-        return _evaluated(program, variables, inputs, kwargs)
+        return evaluated(program, variables, inputs, kwargs)
 
     return apply, variables
+
+
+def program_of(module: Any, *example: Any) -> tuple[Program, dict[str, jax.Array]]:
+    """What `from_torch` evaluates: a program without variables, and these."""
+    program = read(exported(module, example))
+    _refuse_unknown(program)
+    return program._replace(variables={}, constants=_of_jax(program.constants)), _of_jax(program.variables)
+
+
+def _of_jax(arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(array) for name, array in arrays.items()}
 
 
 def _refuse_unknown(program: Program) -> None:
@@ -71,7 +78,8 @@ def _function(call: Call) -> Callable | None:
     return operation_named(call.operation) if isinstance(call.operation, str) else call.operation
 
 
-def _evaluated(program: Program, variables: Mapping[str, Any], inputs: tuple, kwargs: Mapping[str, Any]) -> Any:
+def evaluated(program: Program, variables: Mapping[str, Any], inputs: tuple, kwargs: Mapping[str, Any]) -> Any:
+    """The outputs of a program for these variables and inputs."""
     leaves = _leaves(program, inputs, kwargs)
     missing = sorted({*program.names.values()} - {*variables})
     if missing:
@@ -80,7 +88,7 @@ def _evaluated(program: Program, variables: Mapping[str, Any], inputs: tuple, kw
     values |= program.constants | {each.name: leaf for each, leaf in zip(program.inputs, leaves, strict=True)}
     for call in program.calls:
         values[call.result] = _result(call, values)
-    return _outputs(program, [_filled(output, values) for output in program.outputs])
+    return _filled(program.outputs, values)
 
 
 def _result(call: Call, values: Mapping[str, Any]) -> Any:
@@ -102,6 +110,8 @@ def _filled(argument: Any, values: Mapping[str, Any]) -> Any:
     """An argument of a call with values in place of references."""
     if isinstance(argument, Reference):
         return values[argument.name]
+    if isinstance(argument, tuple) and hasattr(argument, "_fields"):
+        return type(argument)(*(_filled(each, values) for each in argument))
     if isinstance(argument, list | tuple):
         return type(argument)(_filled(each, values) for each in argument)
     if isinstance(argument, Mapping):
@@ -121,22 +131,24 @@ def _running_at(place: Place) -> Callable[[Callable], Any]:
 
 def _leaves(program: Program, inputs: tuple, kwargs: Mapping[str, Any]) -> list[Any]:
     """The arrays of the arguments, which must have the structure and the fixed lengths of the example."""
-    pytree = imported_torch().utils._pytree
-    _, of_kwargs = program.structure.children()
-    names = of_kwargs.context if set(of_kwargs.context) == set(kwargs) else kwargs
-    leaves, structure = pytree.tree_flatten((inputs, {name: kwargs[name] for name in names}))
-    if structure != program.structure:
+    numbers, wanted = _flat(program.arguments)
+    leaves, structure = _flat(in_plain_containers((inputs, kwargs)))
+    if structure != wanted:
         raise InputError(
-            f"the network takes {_count(program.structure)} after its variables, as in the example, got "
-            f"{_count(structure)}; containers must be the same too"
+            f"the network takes {_count(*program.arguments)} after its variables, as in the example, got "
+            f"{_count(inputs, kwargs)}; containers must be the same too"
         )
-    return [_checked(each, leaf) for each, leaf in zip(program.inputs, leaves, strict=True)]
+    in_order = dict(zip(numbers, leaves, strict=True))
+    return [_checked(each, in_order[number]) for number, each in enumerate(program.inputs)]
 
 
-def _count(structure: Any) -> str:
-    args, kwargs = structure.children()
-    positional = f"{args.num_children} positional argument{'s' * (args.num_children != 1)}"
-    return positional + (f" and {listed(kwargs.context)}" if kwargs.num_children else "")
+def _flat(arguments: Any) -> tuple[list[Any], Any]:
+    return jax.tree.flatten(arguments, is_leaf=lambda leaf: leaf is None)
+
+
+def _count(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    positional = f"{len(args)} positional argument{'s' * (len(args) != 1)}"
+    return positional + (f" and {listed(kwargs)}" if kwargs else "")
 
 
 def _checked(wanted: Input, leaf: Any) -> Any:
@@ -160,10 +172,3 @@ def _jax_array(leaf: Any) -> jax.Array:
 
 def _lengths(shape: Sequence[int | None]) -> str:
     return "[" + ", ".join("any" if length is None else str(length) for length in shape) + "]"
-
-
-def _outputs(program: Program, leaves: list[Any]) -> Any:
-    """The outputs in the containers of the module; a class of the user's that is a mapping becomes a dictionary."""
-    outputs = imported_torch().utils._pytree.tree_unflatten(leaves, program.output_structure)
-    is_own = isinstance(outputs, Mapping) and type(outputs) is not dict
-    return dict(outputs) if is_own else outputs

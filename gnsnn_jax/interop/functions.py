@@ -19,6 +19,7 @@ import numpy as np
 from gnsnn_jax.engine.arrays import known_to_jax
 from gnsnn_jax.errors import InputError, nearest, printable, shown
 from gnsnn_jax.interop.network_files import READERS, is_network_file, read_network_file
+from gnsnn_jax.interop.torch_images import is_module, of_module
 
 EXAMPLES = 2  # images that show what a network returns: more than one, so that it shows whether it keeps them apart
 _LAYER_OF_KERAS = "Exception encountered when calling"
@@ -61,14 +62,19 @@ def _returned(name: str) -> OwnNetwork:
 
 
 def made_by(make: Callable, name: str) -> OwnNetwork:
-    """What a user's function returns.
+    """What a user's function returns, or a module of PyTorch that it returns on images.
 
     Raises InputError where it fails, and where it does not return a function and a tree of arrays.
     """
     with _explained(f"{name}()"):
         found = make()
+    if is_module(found):
+        found = of_module(found)
     if not isinstance(found, tuple) or len(found) != len(OwnNetwork._fields) or not callable(found[0]):
-        raise InputError(f"{name} must return (apply, variables), a function and its weights, got {_shown(found)}")
+        raise InputError(
+            f"{name} must return (apply, variables), a function and its weights, got {_shown(found)}; a "
+            "torch.nn.Module is taken too"
+        )
     return _checked(name, found)
 
 

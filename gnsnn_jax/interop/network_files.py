@@ -9,11 +9,13 @@ from typing import Any
 from gnsnn_jax.interop.files import existing_file
 from gnsnn_jax.interop.from_onnx import read_onnx
 from gnsnn_jax.interop.keras_files import read_keras
+from gnsnn_jax.interop.torch_images import read_pt2
 
 # Each takes a path and returns (apply, variables), as a function of the user's own does.
 READERS: Mapping[str, Callable[[Path], tuple[Callable, Any]]] = {
     **dict.fromkeys((".keras", ".h5", ".hdf5"), read_keras),
     ".onnx": read_onnx,
+    ".pt2": read_pt2,
 }
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import re
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax.engine.arrays import as_array, first_line, is_array
-from gnsnn_jax.errors import InputError, extra, listed, printable, shown
+from gnsnn_jax.errors import InputError, extra, listed, shown
+from gnsnn_jax.interop.torch_files import loaded
 
 Arrays = dict[str, Any]  # of NumPy as they are read, of JAX as they are used
 
@@ -65,8 +70,9 @@ class Program(NamedTuple):
     """A network as PyTorch exports it.
 
     calls        in the order of evaluation
-    inputs       the leaves of the arguments, as `structure` orders them
-    outputs      a list of references and constants, and how they are put together
+    inputs       the leaves of the arguments
+    arguments    (args, kwargs) of the example, with the numbers of their leaves in place of these
+    outputs      what the module returns, with references and constants in place of its arrays
     variables    arrays of floating point that the calls read, by their names in `state_dict`
     names        of the variables, by the names of their values
     constants    all other arrays, by the names of their values
@@ -74,9 +80,8 @@ class Program(NamedTuple):
 
     calls: tuple[Call, ...]
     inputs: tuple[Input, ...]
-    structure: Any
-    outputs: list[Any]
-    output_structure: Any
+    arguments: Any
+    outputs: Any
     variables: Arrays
     names: dict[str, str]
     constants: Arrays
@@ -95,41 +100,46 @@ def exported(module: Any, example: tuple) -> Any:
     """
     torch = imported_torch()
     if isinstance(module, str | Path):
-        module = _loaded(torch, Path(module))
+        with _quiet():
+            module = loaded(torch, Path(module))
     if isinstance(module, torch.nn.Module):
         module = _export(torch, module, example)
     if not isinstance(module, torch.export.ExportedProgram):
         raise InputError(
             f"from_torch takes a torch.nn.Module, an ExportedProgram or the path of a .pt2 file, got {shown(module)}"
         )
-    with _without_the_warnings_of_torch(), _explained("decomposing the exported program"):
+    with _quiet(), _explained("decomposing the exported program"):
         return module.run_decompositions(_decompositions(torch))
 
 
 # Kept whole, as JAX has them, or as their parts would hide what they are.
-_WHOLE = "linear scaled_dot_product_attention silu hardswish hardsigmoid mish softplus roll".split()
+_WHOLE = (
+    "linear scaled_dot_product_attention silu hardswish hardsigmoid mish softplus roll adaptive_avg_pool1d "
+    "adaptive_avg_pool2d adaptive_avg_pool3d"  # whose parts would be strides in memory, which arrays of JAX do not have
+).split()
+
+_TAKEN_APART = ["grid_sampler_2d"]  # beyond what core ATen takes apart
 
 
 def _decompositions(torch: ModuleType) -> Any:
     table = torch.export.default_decompositions()
+    table.update(torch._decomp.get_decompositions([getattr(torch.ops.aten, name) for name in _TAKEN_APART]))
     for name in _WHOLE:
         table.pop(getattr(torch.ops.aten, name).default, None)
     return table
 
 
-def _loaded(torch: ModuleType, path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"there is no file {printable(path)}; torch.export.save writes a .pt2 file")
-    with _without_the_warnings_of_torch(), _explained(f"reading {printable(path)} by torch.export.load"):
-        return torch.export.load(path)
-
-
-def _export(torch: ModuleType, module: Any, example: tuple) -> Any:
-    """The exported module, with the first axis of all inputs free where `torch.export` allows."""
+def check_inference(module: Any) -> None:
+    """Raises InputError for a module in training mode."""
     if any(each.training for each in module.modules()):
         raise InputError(
             "the module is in training mode; call module.eval() first, so that norms and dropout are fixed"
         )
+
+
+def _export(torch: ModuleType, module: Any, example: tuple) -> Any:
+    """The exported module, with the first axis of all inputs free where `torch.export` allows."""
+    check_inference(module)
     if not example:
         raise InputError("from_torch(module, *example) needs an example of each input, such as one batch of images")
     tensors = torch.utils._pytree.tree_map(lambda leaf: _tensor(torch, leaf), tuple(example))
@@ -141,7 +151,19 @@ def _export(torch: ModuleType, module: Any, example: tuple) -> Any:
         else:
             _warn_of_fixed_batch(found)
             return found
-    raise InputError(f"torch.export could not export the module: {first_line(refused)}") from refused
+    raise InputError(f"torch.export could not export the module{_own_line(refused)}: {_reason(refused)}") from refused
+
+
+def _own_line(error: Exception) -> str:
+    """The innermost line of the traceback that is not PyTorch's."""
+    file, line = _innermost([(each.filename, each.lineno or 1) for each in traceback.extract_tb(error.__traceback__)])
+    return f" ({file}:{line})" if Path(file).resolve().parent != Path(__file__).resolve().parent else ""
+
+
+def _reason(error: Exception) -> str:
+    if any(kind.__name__ == "GuardOnDataDependentSymNode" for kind in type(error).__mro__):
+        return "its code decides by the values of a tensor there; compute all cases and choose by torch.where"
+    return first_line(error)
 
 
 def _tensor(torch: ModuleType, leaf: Any) -> Any:
@@ -159,7 +181,7 @@ def _more_than_one(torch: ModuleType, tensors: tuple) -> tuple:
 def _exported_freely(torch: ModuleType, module: Any, inputs: tuple) -> Any:
     is_batch = lambda x: isinstance(x, torch.Tensor) and x.ndim > 0
     free = torch.utils._pytree.tree_map(lambda x: {0: torch.export.Dim.AUTO} if is_batch(x) else None, inputs)
-    with _without_the_warnings_of_torch(), torch.enable_grad():  # with gradients, encoders take no fused path
+    with _quiet(), _masks_as_given(torch), torch.enable_grad():  # with gradients, encoders take no fused path
         return torch.export.export(module, inputs, dynamic_shapes=_of_forward(module, free), strict=False)
 
 
@@ -181,13 +203,31 @@ def _warn_of_fixed_batch(program: Any) -> None:
 
 
 @contextmanager
-def _without_the_warnings_of_torch() -> Iterator[None]:
-    """Around PyTorch's own use of what it has deprecated, and what it says of its recurrent layers."""
-    with warnings.catch_warnings():
+def _masks_as_given(torch: ModuleType) -> Iterator[None]:
+    """Transformers of PyTorch test whether a mask is causal by its values, to choose a faster path by it; an exported
+    program cannot, and without it they apply the mask that they are given."""
+    transformer = torch.nn.modules.transformer
+    with mock.patch.object(
+        transformer, "_detect_is_causal_mask", lambda mask, is_causal=None, size=None: is_causal is True, create=True
+    ):
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Around PyTorch's own use of what it has deprecated, what it says of its recurrent layers, and the program that
+    it prints before an error."""
+    log = logging.getLogger("torch")
+    level = log.level
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        log.setLevel(logging.CRITICAL)
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
-        yield
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 @contextmanager
@@ -211,16 +251,42 @@ def read(program: Any) -> Program:
     arrays = {name: source for name, source in _arrays(program) if _is_used(nodes, name)}
     variables = {path: array for path, array in arrays.values() if path and jnp.issubdtype(array.dtype, jnp.floating)}
     (output,) = (_read(node.args[0]) for node in nodes if node.op == "output")
+    inputs = tuple(_inputs(program))
     return Program(
         tuple(_call(node) for node in nodes if node.op == "call_function"),
-        tuple(_inputs(program)),
-        program.call_spec.in_spec,
-        list(output),
-        program.call_spec.out_spec,
+        inputs,
+        _containers(range(len(inputs)), program.call_spec.in_spec),
+        _containers(output, program.call_spec.out_spec),
         variables,
         {name: path for name, (path, _) in arrays.items() if path in variables},
         {name: array for name, (path, array) in arrays.items() if path not in variables},
     )
+
+
+def _containers(leaves: Sequence[Any], structure: Any) -> Any:
+    leaves = list(leaves)
+    whole = in_plain_containers(imported_torch().utils._pytree.tree_unflatten(leaves, structure))
+    is_leaf = lambda each: each is None or isinstance(each, Reference)
+    for each in jax.tree.leaves(whole, is_leaf=is_leaf):
+        if not any(each is leaf for leaf in leaves):
+            raise InputError(
+                f"the module takes or returns an object of class {type(each).__name__}; use tuples, lists or "
+                "dictionaries"
+            )
+    return whole
+
+
+def in_plain_containers(value: Any) -> Any:
+    """With a dictionary in place of each mapping, such as those of a user's class."""
+    if isinstance(value, Reference):
+        return value
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(in_plain_containers, value))
+    if isinstance(value, list | tuple):
+        return type(value)(map(in_plain_containers, value))
+    if isinstance(value, Mapping):
+        return {name: in_plain_containers(each) for name, each in value.items()}
+    return value
 
 
 def _is_used(nodes: Sequence[Any], name: str) -> bool:
@@ -233,10 +299,10 @@ def _arrays(program: Any) -> Iterator[tuple[str, tuple[str | None, np.ndarray]]]
         if spec.kind.name in ("PARAMETER", "BUFFER", "CONSTANT_TENSOR"):
             held = program.state_dict if spec.target in program.state_dict else program.constants
             path = None if spec.kind.name == "CONSTANT_TENSOR" else spec.target
-            yield spec.arg.name, (path, _array(held[spec.target]))
+            yield spec.arg.name, (path, array_of(held[spec.target]))
 
 
-def _array(tensor: Any) -> np.ndarray:
+def array_of(tensor: Any) -> np.ndarray:
     """The values of a tensor in the type that JAX has for it."""
     tensor = tensor.detach().cpu()
     dtype = dtype_of(tensor.dtype)
@@ -267,10 +333,11 @@ def _call(node: Any) -> Call:
 
 
 def _operation(target: Any) -> str | Callable:
-    """ "max.dim" of aten, "library::name" of others; functions on sizes are those of Python."""
+    """ "max.dim" of aten, "library::name" of others, "sym_float" of PyTorch's own functions on sizes; all other
+    functions on sizes are those of Python."""
     if getattr(target, "__module__", "") in ("_operator", "math", "builtins"):
         return target
-    name = target.name() if hasattr(target, "_schema") else str(target)
+    name = target.name() if hasattr(target, "_schema") else getattr(target, "__name__", str(target))
     return name.removeprefix("aten::")
 
 
@@ -302,7 +369,11 @@ def _modules(node: Any) -> list[tuple[str, str]]:
 
 
 def _line(trace: str) -> tuple[str, int]:
-    """File and line of the innermost code in a stack trace that is not PyTorch's, else of the innermost at all."""
-    frames = re.findall(r'File "(.+?)", line (\d+)', trace)
+    """File and line of the innermost code in a stack trace."""
+    return _innermost([(file, int(line)) for file, line in re.findall(r'File "(.+?)", line (\d+)', trace)])
+
+
+def _innermost(frames: Sequence[tuple[str, int]]) -> tuple[str, int]:
+    """The last of the frames that is not PyTorch's, else the last one at all."""
     own = [frame for frame in frames if "/torch/" not in Path(frame[0]).as_posix()]
-    return next(((file, int(line)) for file, line in reversed(own or frames)), ("", 1))
+    return next(reversed(own or frames), ("", 1))

@@ -21,6 +21,7 @@ from gnsnn_jax.data.sets import Dataset, Statistics, check_finite, normalise, tr
 from gnsnn_jax.errors import InputError, at_least_one, extra, listed, printable, shown
 from gnsnn_jax.interop.functions import OwnNetwork, by_path, check_outputs, is_own, made_by, own_network, with_arrays
 from gnsnn_jax.interop.network_files import is_network_file
+from gnsnn_jax.interop.torch_images import ImageNetwork
 from gnsnn_jax.method.methods import Method
 from gnsnn_jax.runs import checkpoints
 from gnsnn_jax.runs.directories import check_arrays_of
@@ -86,6 +87,9 @@ class ConvertedNetwork:
             "steps": self.steps,
             "thresholds": self.thresholds and {name: value.tolist() for name, value in self.thresholds.items()},
         }
+        apply = self.apply() if is_own(self.model.name) else None
+        if isinstance(apply, ImageNetwork):
+            about["program"] = apply.to_json(self.image_shape)
         checkpoints.save(Path(path), by_path(self.variables) if is_own(self.model.name) else self.variables, about)
 
 
@@ -198,7 +202,8 @@ def load_converted(path: str | Path, network: Callable | None = None, *, trust: 
     """Reads a converted network: `load_converted(path)(images)` gives outputs [T, B, K].
 
     A network of a user's own is the function that it was made of, with the weights that it had. The files name that
-    function and do not hold it: it runs only if it is passed in, or if the files are trusted to name it.
+    function and do not hold it: it runs only if it is passed in, or if the files are trusted to name it. A network
+    of PyTorch is held as a list of operations of this library, and needs neither its code nor PyTorch.
 
     Args:
         path: a directory that `ConvertedNetwork.save` or convert.py wrote.
@@ -220,7 +225,10 @@ def load_converted(path: str | Path, network: Callable | None = None, *, trust: 
         )
     what = f"the network {printable(path)}"
     stored = check_json(about, StoredNetwork, f"what {what} says about itself", "convert it again")
-    own = _own_network(stored.model.name, network, trust, what)
+    if stored.program and not network:
+        own: OwnNetwork | None = OwnNetwork(ImageNetwork.from_json(stored.program, what), arrays)
+    else:
+        own = _own_network(stored.model.name, network, trust, what)
     return ConvertedNetwork(
         stored.model,
         stored.num_classes,

@@ -29,7 +29,8 @@ def add_import_options(group: Any) -> None:
         "--network",
         type=word,
         metavar="NETWORK",
-        help=f"of yours: a file ({', '.join(READERS)}), or MODULE:FUNCTION, which returns (apply, variables)",
+        help=f"of yours: a file ({', '.join(READERS)}), or MODULE:FUNCTION, which returns (apply, variables) or a "
+        "module of PyTorch",
     )
     group.add_argument("--model", type=word, help="network that the weights belong to, such as vgg16")
     group.add_argument(

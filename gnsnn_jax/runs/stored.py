@@ -66,6 +66,7 @@ class StoredNetwork:
     method: dict[str, Any]
     steps: Count
     thresholds: dict[str, Any] | None = None
+    program: dict[str, Any] | None = None  # of a network of PyTorch, see ImageNetwork
 
 
 def read_json(path: Path, kind: type[T], remedy: str) -> T:
