@@ -73,7 +73,12 @@ SLOW_FILES = {
 }
 
 
+# What takes longest starts first, so that no worker is left with it at the end; the order of the others stays.
+LONGEST = [f"test_{name}.py" for name in "scripts resume recipes devices neurons serving examples views".split()]
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for item in items:
         if item.path.name in SLOW_FILES:
             item.add_marker(pytest.mark.slow)

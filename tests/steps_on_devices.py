@@ -24,7 +24,7 @@ def main(coordinator=None, process_id=None):
     devices.start_processes(coordinator, coordinator and 2, process_id and int(process_id))
     config = Config(data=Data(crop_padding=1, flip=True), optimizer=Optimizer(micro_batches=2))
     dataset = load_dataset(config.data, 0)
-    network = ResNet(num_classes=10, levels=4, threshold=4.0, blocks=(1, 1), widths=(8, 16), dtype="float64")
+    network = ResNet(num_classes=10, levels=4, threshold=4.0, blocks=(1,), widths=(8,), dtype="float64")
     plan = replace(loop.make_plan(config, dataset), network=network)
     losses = []
     for state in islice(loop.train(plan, dataset, loop.initial_state(plan)), 20):
