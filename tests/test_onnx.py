@@ -112,7 +112,7 @@ def windows(draw, axes=2):
     return found, lengths
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(windows(), st.sampled_from([1, 2, 4]), st.integers(1, 2), st.booleans(), st.sampled_from(OPSETS))
 def test_convolutions(folder, window, groups, rate, has_bias, opset):
     attributes, lengths = window
@@ -123,7 +123,7 @@ def test_convolutions(folder, window, groups, rate, has_bias, opset):
     assert_node(folder, "Conv", {"x": normal(2, 4, *lengths)}, arrays, opset, group=groups, **attributes)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(windows(), st.booleans(), st.booleans(), st.sampled_from(OPSETS))
 def test_average_pooling(folder, window, ceils, counts, opset):
     attributes, lengths = window
@@ -132,7 +132,7 @@ def test_average_pooling(folder, window, ceils, counts, opset):
     assert_node(folder, "AveragePool", {"x": normal(2, 3, *lengths)}, None, opset, **attributes)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(windows(), st.booleans(), st.integers(1, 2), st.sampled_from(OPSETS))
 def test_max_pooling(folder, window, ceils, rate, opset):
     attributes, lengths = window
@@ -141,7 +141,7 @@ def test_max_pooling(folder, window, ceils, rate, opset):
     assert_node(folder, "MaxPool", {"x": normal(2, 3, *lengths)}, None, opset, **attributes)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(windows(1), st.integers(1, 2), st.integers(0, 1), st.booleans())
 def test_transposed_convolutions(folder, window, groups, more, has_shape):
     attributes, lengths = window
@@ -162,7 +162,7 @@ def test_transposed_convolutions(folder, window, groups, more, has_shape):
 REDUCTIONS = "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSumExp ReduceSumSquare"
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(
     st.sampled_from(REDUCTIONS.split()),
     st.lists(st.sampled_from([0, 1, -1]), unique=True, max_size=3),
@@ -176,7 +176,7 @@ def test_reductions_take_axes_as_attribute_or_input(folder, operator, axes, keep
     assert_node(folder, operator, {"x": normal(2, 3, 4)}, arrays, opset, keepdims=keeps, **attributes)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(st.sampled_from(["Softmax", "LogSoftmax"]), st.sampled_from([0, 1, 2, -1]), st.sampled_from(OPSETS))
 def test_softmax_changed_its_meaning(folder, operator, axis, opset):
     assert_node(folder, operator, {"x": normal(2, 3, 4)}, None, opset, axis=axis)
@@ -185,7 +185,7 @@ def test_softmax_changed_its_meaning(folder, operator, axis, opset):
 ENDS = [-9, -3, 0, 2, 6, 2**63 - 1, -(2**63) + 1]
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(
     st.lists(st.tuples(st.integers(-7, 7), st.sampled_from(ENDS)), min_size=1, max_size=3),
     st.sampled_from([1, 2, -1, -2]),
@@ -198,7 +198,7 @@ def test_slices(folder, bounds, step):
     assert_node(folder, "Slice", {"x": normal(4, 5, 6)}, arrays)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(st.sampled_from(OPSETS), st.booleans(), st.sampled_from([-1, 1]))
 def test_axes_and_parts_as_attributes_or_inputs(folder, opset, has_parts, axis):
     x = normal(2, 1, 6)
@@ -213,7 +213,7 @@ def test_axes_and_parts_as_attributes_or_inputs(folder, opset, has_parts, axis):
     assert_node(folder, "Split", {"x": x}, parts, opset, 2, axis=2, **attributes)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(st.sampled_from(["constant", "reflect", "edge"]), st.sampled_from(OPSETS), st.booleans())
 def test_padding(folder, mode, opset, has_value):
     arrays = {"pads": np.array([0, 1, 2, 0, 0, 1])}
@@ -224,7 +224,7 @@ def test_padding(folder, mode, opset, has_value):
 NEAREST = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(
     st.sampled_from(["nearest", "linear"]),
     st.sampled_from(["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"]),
@@ -242,7 +242,7 @@ def test_interpolation(folder, mode, places, nearest, lengths, by_scale, opset):
     assert_node(folder, "Resize", {"x": x}, arrays, opset, **attributes)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(
     st.sampled_from(["RNN", "GRU", "LSTM"]),
     st.sampled_from(["forward", "reverse", "bidirectional"]),
@@ -360,6 +360,38 @@ def test_a_fixed_condition_chooses_a_graph(folder):
         assert_as_onnxruntime(model, {"x": x}, folder)
 
 
+def loop_of(condition, passes=3):
+    """y <- 2 y + x and the places i y, while y is in a condition on the number of the pass or on the data."""
+    declared = [
+        helper.make_tensor_value_info("i", TensorProto.INT64, []),
+        helper.make_tensor_value_info("before", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("state", TensorProto.FLOAT, None),
+    ]
+    nodes = [
+        helper.make_node("Add", ["state", "state"], ["double"]),
+        helper.make_node("Add", ["double", "x"], ["next"]),
+        helper.make_node("Less", ["i", "last"], ["by_number"]),
+        helper.make_node("ReduceMax", ["state"], ["most"], keepdims=0),
+        helper.make_node("Less", ["most", "large"], ["by_data"]),
+        helper.make_node("Identity", ["next"], ["kept"]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info(condition, TensorProto.BOOL, []),
+        *(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("next", "kept")),
+    ]
+    body = helper.make_graph(nodes, "body", declared, outputs)
+    loop = helper.make_node("Loop", ["most_passes", "", "x"], ["y", "places"], body=body, name="again")
+    arrays = {"most_passes": np.array(passes), "last": np.array(1), "large": np.float32(3)}
+    return model_of([loop], {"x": X}, arrays, outputs=["y", "places"])
+
+
+def test_a_loop_of_a_fixed_length_is_written_out(folder):
+    assert_as_onnxruntime(loop_of("by_number"), {"x": X}, folder)
+    apply, variables = gs.from_onnx(written(loop_of("by_data"), folder))
+    with pytest.raises(gs.InputError, match="Loop of node again: its condition depends on the values of inputs"):
+        apply(variables, X)
+
+
 # Networks of PyTorch.
 
 EXPORTERS = [False, True]  # `dynamo`
@@ -388,7 +420,7 @@ SITES = {
     "resnet": ["relu", "layer1/0/relu", "layer1/0/relu{}", "layer2/0/relu", "layer2/0/relu{}"],
     "mobilenet_v2": ["0/2", "1/2", "2/2"],
 }
-NETWORKS = ["resnet", "mobilenet_v2", "efficientnet", "vit", "gru", "lstm"]
+NETWORKS = ["resnet", "mobilenet_v2", "vit", "gru", "lstm"]
 
 
 @pytest.mark.parametrize("newer", EXPORTERS, ids=["older", "newer"])
@@ -423,15 +455,11 @@ def test_words_and_masks(newer, folder):
 
 @pytest.mark.parametrize("newer", EXPORTERS, ids=["older", "newer"])
 def test_a_network_that_was_exported_for_one_image_takes_more(newer, folder):
-    pytest.importorskip("torch")
-    import torch_blocks
-
-    module, shape = torch_blocks.build("resnet")
-    free = exported(module, [normal(2, *shape)], folder / "free.onnx", newer)
-    fixed = exported(module, [normal(1, *shape)], folder / "fixed.onnx", newer, fixed_batch=True)
-    x = normal(3, *shape)
-    (wanted,) = expected(free, {"x": x})
-    apply, variables = gs.from_onnx(fixed)
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 5), torch.nn.Flatten(), torch.nn.Linear(64, 3)).eval()
+    x = normal(3, 3, 8, 8)
+    apply, variables = gs.from_onnx(exported(module, [x[:1]], folder / "fixed.onnx", newer, fixed_batch=True))
+    wanted = module(torch.as_tensor(x)).detach().numpy()
     np.testing.assert_allclose(apply(variables, x), wanted, atol=1e-5)
 
 
@@ -492,8 +520,8 @@ def test_a_network_converts_with_its_variables_as_arguments(folder):
     gradient = jax.grad(lambda variables: apply(variables, x).sum())(variables)
     assert all(jnp.abs(each).max() > 0 for each in gradient.values())
     thresholds = gs.find_thresholds(apply, [x], levels=16, variables=variables)
-    snn = gs.to_spiking(apply, gs.group_neuron(16), steps=2, thresholds=thresholds)
-    assert gs.verify(apply, snn, [x], variables=variables).agreement.min() > 0.9
+    snn = jax.jit(gs.to_spiking(apply, gs.group_neuron(16), steps=1, thresholds=thresholds))
+    assert (snn(variables, x)[0].argmax(-1) == apply(variables, x).argmax(-1)).mean() > 0.9
 
 
 LOAD = """
@@ -518,10 +546,17 @@ def test_a_stored_network_loads_without_the_package_for_every_batch(folder):
     np.testing.assert_allclose(float(done.stdout), snn(variables, x).sum(), rtol=1e-4)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_convert_takes_the_file_wherever_its_channels_are(channels_last, folder, tmp_path, monkeypatch):
-    written(digits_network(channels_last), tmp_path)
+def test_images_of_a_data_set_are_taken_wherever_the_file_wants_channels(channels_last, folder):
+    images, labels = digits()
+    network = own_network(str(written(digits_network(channels_last), folder)))
+    assert (network.apply(network.variables, images).argmax(-1) == labels).mean() > 0.9
+    own_network.cache_clear()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_convert_makes_the_files_of_a_run(tmp_path, monkeypatch):
+    written(digits_network(), tmp_path)
     monkeypatch.chdir(tmp_path)
     options = ["--dataset", "digits", "--methods", "gn", "--steps", "1", "--quick", "--workdir", "run"]
     monkeypatch.setattr(sys, "argv", ["convert.py", "--network", "network.onnx", *options])
@@ -540,10 +575,10 @@ def test_convert_takes_the_file_wherever_its_channels_are(channels_last, folder,
 def test_unknown_operators_are_listed_once_with_their_nodes(folder):
     nodes = [helper.make_node("NonMaxSuppression", ["x", "x"], ["a"], name="boxes")]
     nodes += [helper.make_node("Fancy", ["a"], ["b"], name=f"fancy{i}", domain="my.own") for i in range(5)]
-    nodes += [helper.make_node("Loop", ["b"], ["y"], name="again", body=helper.make_graph([], "body", [], []))]
+    nodes += [helper.make_node("Scan", ["b"], ["y"], name="again", body=helper.make_graph([], "body", [], []))]
     said = (
         r"3 of the network's operators: NonMaxSuppression \(boxes\), "
-        r"my.own.Fancy \(fancy0, fancy1, fancy2 and 2 more\), Loop \(again\); leave them"
+        r"my.own.Fancy \(fancy0, fancy1, fancy2 and 2 more\), Scan \(again\); leave them"
     )
     path = written(model_of(nodes, {"x": X}), folder)
     with pytest.raises(gs.InputError, match=said):

@@ -14,10 +14,21 @@ from gnsnn_jax.engine.arrays import as_array, first_line
 from gnsnn_jax.errors import InputError, listed, printable, shown
 from gnsnn_jax.interop.image_axes import as_declared
 from gnsnn_jax.interop.onnx_operators import operator_named
-from gnsnn_jax.interop.onnx_program import SETTINGS, Declared, Graph, Node, Program, jax_type, read, subgraphs
-from gnsnn_jax.interop.onnx_values import as_jax, fixed, static
+from gnsnn_jax.interop.onnx_program import (
+    COMPARISONS,
+    SETTINGS,
+    Declared,
+    Graph,
+    Node,
+    Program,
+    jax_type,
+    read,
+    subgraphs,
+)
+from gnsnn_jax.interop.onnx_values import all_static, as_jax, fixed, static
 
 Values = dict[str, Any]
+MOST_PASSES = 1000  # of a loop that is written out
 
 
 def from_onnx(path: str | Path) -> tuple[Callable, dict[str, jax.Array]]:
@@ -90,7 +101,7 @@ def read_onnx(path: Path) -> tuple[Callable, dict[str, jax.Array]]:
 def _refuse_unknown(program: Program) -> None:
     places: dict[str, list[str]] = {}
     for node in _nodes(program.graph):
-        if node.operator != "If" and operator_named(node.operator, program.opset) is None:
+        if node.operator not in _WITH_GRAPHS and operator_named(node.operator, program.opset) is None:
             places.setdefault(node.operator, []).append(str(node))
     if places:
         found = [f"{operator} ({listed(nodes, 3)})" for operator, nodes in places.items()]
@@ -117,7 +128,7 @@ def _evaluated(program: Program, variables: Any, inputs: tuple) -> Any:
     values: Values = {name: _jax_array(variables[name]) for name in program.variables}
     values |= {each.name: array for each, array in zip(declared, arrays, strict=True)}
     batch = _Batch.of(declared, arrays)
-    outputs = _run(program.graph, values, program.opset, batch)
+    outputs = [as_jax(each) for each in _run(program.graph, values, _Trace(program.opset, batch, {}))]
     batch.check(program.graph.outputs, outputs)
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
@@ -188,32 +199,47 @@ def _lengths(shape: Sequence[int | None]) -> str:
     return "[" + ", ".join("any" if i == 0 or n is None else str(n) for i, n in enumerate(shape)) + "]"
 
 
-def _run(graph: Graph, outer: Values, opset: int, batch: _Batch) -> list[Any]:
+class _Trace(NamedTuple):
+    """What all nodes share; `constants` are those of the graphs around them."""
+
+    opset: int
+    batch: _Batch
+    constants: Mapping[str, np.ndarray]
+
+
+def _run(graph: Graph, outer: Values, trace: _Trace) -> list[Any]:
     """The outputs of a graph; `outer` are the values that it may read beside its own."""
+    trace = trace._replace(constants={**trace.constants, **graph.constants})
     values = {**graph.constants, **outer}  # what is both a setting and a variable is the variable here
     for node in graph.nodes:
-        results = _results(node, values, graph.constants, opset, batch)
+        results = _results(node, values, trace)
         values.update({name: each for name, each in zip(node.outputs, results, strict=False) if name})
-    return [as_jax(_value(values, each.name, "the output of the graph")) for each in graph.outputs]
+    return [_value(values, each.name, "the output of the graph") for each in graph.outputs]
 
 
-def _results(node: Node, values: Values, constants: Mapping[str, Any], opset: int, batch: _Batch) -> Sequence[Any]:
-    if node.operator == "If":
-        return _branch(node, values, opset, batch)
+def _results(node: Node, values: Values, trace: _Trace) -> Sequence[Any]:
+    if node.operator in _WITH_GRAPHS:
+        return _WITH_GRAPHS[node.operator](node, values, trace)
     inputs = [_value(values, name, node) if name else None for name in node.inputs]
-    for place in SETTINGS.get(node.operator, ()):
-        if place < len(inputs) and node.inputs[place] in constants:
-            inputs[place] = constants[node.inputs[place]]
-    inputs = batch.reshaped(node, inputs)
-    function = operator_named(node.operator, opset)
+    inputs = trace.batch.reshaped(node, _with_settings(node, inputs, trace.constants))
+    function = operator_named(node.operator, trace.opset)
     with jax.named_scope("/".join(node.scope)):
         try:
             found = function(*inputs, **node.attributes)
         except (TypeError, ValueError, IndexError, KeyError, ZeroDivisionError, NotImplementedError) as error:
             said = f": {error}" if isinstance(error, InputError) else f" failed in JAX: {first_line(error)}"
-            raise InputError(f"{node.operator} of node {node}{said}{batch.hint}") from error
+            raise InputError(f"{node.operator} of node {node}{said}{trace.batch.hint}") from error
     found = found if isinstance(found, tuple | list) else (found,)
     return [each if isinstance(each, jax.Array | np.ndarray) else _numpy(each) for each in found]
+
+
+def _with_settings(node: Node, inputs: list[Any], constants: Mapping[str, np.ndarray]) -> list[Any]:
+    """The inputs with arrays of the file for settings, and for what is compared with nothing but such arrays."""
+    stored = [constants.get(name, value) for name, value in zip(node.inputs, inputs, strict=True)]
+    if node.operator in COMPARISONS and all_static(stored):
+        return stored
+    places = SETTINGS.get(node.operator, ())
+    return [stored[place] if place in places else value for place, value in enumerate(inputs)]
 
 
 def _numpy(value: Any) -> np.ndarray:
@@ -225,13 +251,34 @@ def _numpy(value: Any) -> np.ndarray:
     return array
 
 
-def _branch(node: Node, values: Values, opset: int, batch: _Batch) -> list[Any]:
+def _branch(node: Node, values: Values, trace: _Trace) -> list[Any]:
     """The outputs of that branch which a condition chooses that depends on shapes and constants alone."""
+    condition = _decided(_value(values, node.inputs[0], node), node)
+    return _run(node.attributes["then_branch" if condition else "else_branch"], values, trace)
+
+
+def _decided(condition: Any, node: Node) -> bool:
     try:
-        condition = fixed(_value(values, node.inputs[0], node), "its condition")
+        return bool(fixed(condition, "its condition").all())
     except InputError as error:
-        raise InputError(f"If of node {node}: {error}") from None
-    return _run(node.attributes["then_branch" if condition.all() else "else_branch"], values, opset, batch)
+        raise InputError(f"{node.operator} of node {node}: {error}") from None
+
+
+def _loop(node: Node, values: Values, trace: _Trace) -> list[Any]:
+    """Writes out the passes of a loop, of which shapes and constants alone say how many there are."""
+    body = node.attributes["body"]
+    limit, goes_on, *state = [_value(values, name, node) if name else np.ones((), bool) for name in node.inputs]
+    limit = int(fixed(limit, "the number of passes")) if node.inputs[0] else MOST_PASSES + 1
+    collected: list[list[Any]] = []
+    while len(collected) < limit and _decided(goes_on, node):
+        if len(collected) == MOST_PASSES:
+            raise InputError(f"Loop of node {node} takes more than {MOST_PASSES} passes, too many to write out")
+        given = [np.asarray(len(collected)), goes_on, *state]
+        named = {each.name: value for each, value in zip(body.inputs, given, strict=True)}
+        goes_on, *found = _run(body, {**values, **named}, trace)
+        state, rest = found[: len(state)], found[len(state) :]
+        collected.append(rest)
+    return [*state, *(jnp.stack([*map(as_jax, each)]) for each in zip(*collected, strict=True))]
 
 
 def _value(values: Values, name: str, reader: Any) -> Any:
@@ -241,3 +288,6 @@ def _value(values: Values, name: str, reader: Any) -> Any:
             "here, such as the indices of max-pooling"
         )
     return values[name]
+
+
+_WITH_GRAPHS: Mapping[str, Callable[[Node, Values, _Trace], list[Any]]] = {"If": _branch, "Loop": _loop}

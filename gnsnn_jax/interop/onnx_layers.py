@@ -17,7 +17,7 @@ from jax import lax
 from gnsnn_jax._types import Array
 from gnsnn_jax.errors import InputError, shown
 from gnsnn_jax.interop import aten_layers as aten
-from gnsnn_jax.interop.onnx_values import as_jax, axes_of, fixed, numbers
+from gnsnn_jax.interop.onnx_values import as_jax, axes_of, numbers
 from gnsnn_jax.xla.convolution import conv_general_dilated
 
 Pads = list[tuple[int, int]]
@@ -289,15 +289,14 @@ def resize(
         )
     x = as_jax(x)
     along_axes = range(x.ndim) if axes is None else axes_of(axes)
-    wanted = fixed(sizes, "a size") if sizes is not None and sizes.size else None
-    factors = numbers(scales, "a scale") if wanted is None else [None] * len(along_axes)
-    for place, axis in enumerate(along_axes):
+    by_size = sizes is not None and sizes.size > 0
+    for axis, wanted in zip(along_axes, numbers(sizes if by_size else scales, "a size or scale"), strict=True):
         old = x.shape[axis]
-        new = math.floor(old * factors[place]) if wanted is None else wanted.ravel().tolist()[place]
-        scale = factors[place] or (1 if new is old else new / old)
-        if scale != 1:
-            places = _PLACES[coordinate_transformation_mode](np.arange(new, dtype=np.float64), scale, old, new)
-            x = _taken(x, axis, places, _NEAREST[nearest_mode] if mode == "nearest" else None)
+        if wanted == (old if by_size else 1):
+            continue
+        new, scale = (wanted, wanted / old) if by_size else (math.floor(old * wanted), wanted)
+        places = _PLACES[coordinate_transformation_mode](np.arange(new, dtype=np.float64), scale, old, new)
+        x = _taken(x, axis, places, _NEAREST[nearest_mode] if mode == "nearest" else None)
     return x
 
 

@@ -91,7 +91,7 @@ def _same_shapes(x, other):
 def _divide_integers(x, other):
     """Towards zero; lengths of symbolic shapes are never negative."""
     quotient = np.floor_divide(x, other)
-    if quotient.dtype == object:
+    if not np.issubdtype(getattr(quotient, "dtype", object), np.integer):
         return quotient
     return quotient + ((np.remainder(x, other) != 0) & ((x < 0) != (other < 0)))
 
@@ -254,7 +254,9 @@ def _expand(x, shape):
     ndim = max(x.ndim, len(lengths))
     pairs = zip([1] * (ndim - x.ndim) + list(x.shape), [1] * (ndim - len(lengths)) + lengths, strict=True)
     lengths = [wanted if isinstance(own, int) and own == 1 else own for own, wanted in pairs]
-    return module_of(x).broadcast_to(x, tuple(lengths))
+    if isinstance(x, np.ndarray) and all(isinstance(each, int) for each in lengths):
+        return np.broadcast_to(x, lengths)
+    return jnp.broadcast_to(as_jax(x), lengths)
 
 
 def _squeeze(x, axes=None):

@@ -20,7 +20,7 @@ from gnsnn_jax.interop.files import existing_file
 Arrays = dict[str, np.ndarray]
 OLDEST = 7  # of the operator sets: before it, operands did not broadcast by themselves
 # Inputs that say how an operator works. Arrays of the file in these places are settings, not variables.
-SETTINGS: Mapping[str, tuple[int, ...]] = {
+SETTINGS: dict[str, tuple[int, ...]] = {
     "Clip": (1, 2),
     "CumSum": (1,),
     "Dropout": (1, 2),
@@ -31,6 +31,8 @@ SETTINGS: Mapping[str, tuple[int, ...]] = {
     "Resize": (1, 2, 3),
     "Upsample": (1,),
 }
+# Arrays that are compared with others and read nowhere else are no variables either: they have no gradient.
+COMPARISONS = dict.fromkeys("Equal Greater GreaterOrEqual Less LessOrEqual".split(), (0, 1))
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"  # the modules around a node, which PyTorch's newer exporter writes
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"  # which it writes beside a parameter or a buffer
 _DEEPEST = 50  # subgraphs within subgraphs
@@ -135,7 +137,7 @@ def _read_places(nodes: Iterable[Node]) -> tuple[set[str], set[str]]:
     settings: set[str] = set()
     others: set[str] = set()
     for node in nodes:
-        places = SETTINGS.get(node.operator, ())
+        places = (SETTINGS | COMPARISONS).get(node.operator, ())
         for place, name in enumerate(node.inputs):
             (settings if place in places else others).add(name)
         for graph in subgraphs(node):
