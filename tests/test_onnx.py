@@ -123,7 +123,7 @@ def test_convolutions(folder, window, groups, rate, has_bias, opset):
     assert_node(folder, "Conv", {"x": normal(2, 4, *lengths)}, arrays, opset, group=groups, **attributes)
 
 
-@settings(max_examples=6)
+@settings(max_examples=16)
 @given(windows(), st.booleans(), st.booleans(), st.sampled_from(OPSETS))
 def test_average_pooling(folder, window, ceils, counts, opset):
     attributes, lengths = window
