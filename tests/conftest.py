@@ -67,8 +67,8 @@ def refused(tmp_path, monkeypatch, capsys, unchecked):
 SLOW_FILES = {
     f"test_{name}.py"
     for name in (
-        "behaviour connections convolution dtypes edges folding from_torch long_runs loop models neurons nir on_means "
-        "package precision report serving stopping transformers values views weights"
+        "behaviour connections convolution dtypes folding from_torch long_runs loop models nir on_means "
+        "precision report serving stopping transformers views weights"
     ).split()
 }
 

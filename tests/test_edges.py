@@ -181,6 +181,7 @@ def options_of(script):
     return [f"--{name.replace('_', '-')}" for name in vars(command) if name not in ("run", "config")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["train.py", "convert.py"])
 def test_every_option_takes_or_refuses_any_value_in_one_sentence(script):
     parse, options = parser_of(script), options_of(script)
@@ -276,6 +277,7 @@ def test_weights_of_a_run_that_no_network_can_have_are_refused_by_name(value, ki
 # Numbers of passes.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("members", "probe_steps"), [(1, 4), (4, 4), (8, 3)])
 def test_passes_end_where_they_change_nothing(members, probe_steps):
     currents = jnp.asarray(np.random.default_rng(members).normal(0.3, 0.6, (probe_steps, 500)), jnp.float32)
@@ -328,6 +330,7 @@ with _held_back(FOR_PARENT):
 """
 
 
+@pytest.mark.slow
 def test_importing_changes_nothing_and_takes_no_module_that_one_platform_lacks():
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr

@@ -90,6 +90,7 @@ def test_outputs_depend_on_no_later_current(simulation, seed):
     )
 
 
+@pytest.mark.slow
 @given(simulations())
 def test_carrying_the_state_continues_the_simulation(simulation):
     neuron, currents, threshold = simulation
@@ -165,6 +166,7 @@ def test_the_signed_staircase_of_what_is_not_finite(x):
         np.testing.assert_array_equal(gs.staircase(jnp.float32(x), 1.0, levels, True), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [1, 3, 4])
 @pytest.mark.parametrize("unit", [0.5, 0.7])
 def test_gradients_of_the_signed_staircase_at_and_between_the_edges(unit, levels):
@@ -346,6 +348,7 @@ HALF_AND_MORE = ["bfloat16", "float16", "float32", "float64"]
 OF_EACH_KIND = [gs.integrate_and_fire(), gs.group_neuron(4), gs.group_neuron(4, True), gs.signed_memory_neuron()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_threshold", [*HALF_AND_MORE, None])
 @pytest.mark.parametrize("of_currents", HALF_AND_MORE)
 def test_a_state_is_as_wide_as_what_it_is_made_of_and_never_changes(of_currents, of_threshold):
@@ -379,6 +382,7 @@ def types_of(function, *args):
     return [each.dtype for each in jax.eval_shape(function, *args)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("of_currents", "of_threshold"), [*zip(HALF_AND_MORE, HALF_AND_MORE[::-1], strict=True)])
 def test_sums_that_are_exact_are_so_in_every_type(of_currents, of_threshold):
     with jax.enable_x64(True):
@@ -414,6 +418,7 @@ def desired(neuron, currents, threshold):
     return jnp.clip(jnp.floor(currents.sum(0) / unit + 0.5), fewest, most)
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(simulations(GROUPS, PROBES).map(off_ties))
 def test_each_pass_of_cos_changes_a_count_by_one_towards_the_desired(simulation):
@@ -427,6 +432,7 @@ def test_each_pass_of_cos_changes_a_count_by_one_towards_the_desired(simulation)
         before = after
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(simulations(GROUPS, PROBES).map(off_ties))
 def test_cos_repeated_until_nothing_changes_reaches_the_desired_count(simulation):
@@ -475,6 +481,7 @@ def test_saturated_neurons_are_left_alone(neuron, calibration):
     np.testing.assert_array_equal(initial, neuron.potential(neuron.init(jnp.float32(1), (2,))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "probe", "shares"),
     [(1, 4, [0.806, 0.994, 1.000, 1.0]), (4, 4, [0.619, 0.780, 0.886, 0.983]), (8, 8, [0.499, 0.587, 0.665, 0.790])],

@@ -152,6 +152,7 @@ gs.fold_batch_norm({"params": {}})
 """
 
 
+@pytest.mark.slow
 def test_the_method_works_with_jax_and_numpy_alone():
     done = blocked(METHOD, *WITH_JAX)
     assert done.returncode == 0, done.stderr
@@ -217,6 +218,7 @@ SCRIPTS = {
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_name_what_is_missing_in_one_sentence(script):
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, script, *SCRIPTS[script]]
@@ -249,6 +251,7 @@ for name in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_names_that_need_an_extra_say_so_when_they_are_used():
     assert NAMES.keys() == gnsnn_jax._LAZY.keys()
     done = blocked(USE_NAMES, *WITH_JAX, names=NAMES)

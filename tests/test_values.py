@@ -213,6 +213,7 @@ def calibrated(calibration, neuron, currents):
     return calibration.initial(neuron, currents, 2.0)
 
 
+@pytest.mark.slow
 @given(st.sampled_from([1, 5, 18]), st.sampled_from([1, 4]), seeds)
 def test_a_tree_as_state_changes_nothing(steps, count, seed):
     currents, potential = dyadic(seed, (steps, 3)), dyadic(seed, (3,))
@@ -243,6 +244,7 @@ def test_calibrations_take_own_neurons_and_say_where_there_is_no_potential():
             use()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neuron", [Counting(4), gs.signed_memory_neuron()], ids=repr)
 def test_a_network_of_trees_as_states_runs_in_chunks_and_stops_early(neuron):
     weights, x = dyadic(3, (5, 5), -1, 1), dyadic(4, (16, 5))
