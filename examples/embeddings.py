@@ -20,6 +20,7 @@ SIDE, STEPS = 96, (1, 2, 4, 8, 16, 32)
 PICTURES = "astronaut chelsea coffee hubble_deep_field immunohistochemistry retina rocket stereo_motorcycle".split()
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, on which it was trained
 CHANNELS = -3  # the axis of channels in PyTorch
+# "mse" suits early answers, "max" late ones.
 NEURONS = {"IF": (gs.integrate_and_fire(), "balance"), "GN, m = 16": (gs.group_neuron(16), "mse")}
 LEVELS, BATCH = 16, 4
 
