@@ -198,6 +198,23 @@ def test_what_does_not_convert_is_refused_with_the_line_of_the_module():
         snn(variables, x)
 
 
+def test_norms_fold_into_the_layers_before_them(resnet):
+    layers = [nn.ConvTranspose2d(3, 6, 3, 2, 1, groups=3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten()]
+    layers += [nn.Linear(6 * 9, 5, bias=False), nn.BatchNorm1d(5)]
+    module = torch_blocks.randomised(nn.Sequential(*layers))
+    torch.nn.init.uniform_(module[-1].running_mean)
+    other = images(3, (3, 2, 2))
+    for x, apply, variables in (resnet[1:], (other, *gs.from_torch(module, other))):
+        folded = gs.fold_batch_norm(apply, variables, x)
+        norms = [name.rpartition(".")[0] for name in variables if name.endswith("running_var")]
+        for norm in norms:
+            assert not np.asarray(folded[f"{norm}.running_mean"]).any()
+            scale = folded[f"{norm}.weight"] / np.sqrt(folded[f"{norm}.running_var"] + np.float32(1e-5))
+            np.testing.assert_allclose(scale, 1, rtol=1e-5)
+        assert len(norms) in (2, 6)
+        np.testing.assert_allclose(apply(folded, x), apply(variables, x), atol=1e-5)
+
+
 class Runs:
     """Writes a file when it is unpickled."""
 

@@ -280,7 +280,7 @@ class _Alone:
         self.others = [slot for slot in network.inputs if slot != chain.data]
         self.network = replace(network, inputs=(*self.others, chain.data), operations=operations)
 
-    def _evaluate(self, changed: Values, *wanted: Slot) -> list[Array]:
+    def _evaluate(self, changed: Values, *wanted: Slot) -> list[Any]:
         values = self.values | changed
         return evaluate(self.network, [*(values[slot] for slot in self.others), self.data], wanted)
 
