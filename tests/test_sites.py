@@ -545,6 +545,7 @@ class Everything(nn.Module):
         return {"sum": nn.Dense(2)(y + z), "rectified": act(nn.Dense(3)(y))}
 
 
+@pytest.mark.slow
 def test_what_a_trained_network_may_hold():
     x, z = jax.random.normal(jax.random.key(1), (2, 8, 8, 2)), jax.random.normal(jax.random.key(2), (2, 5))
     network = Everything(nn.relu)

@@ -308,11 +308,12 @@ def any_rule(name):
     return {"greedy": GREEDY, "limiting": LIMITING}.get(name, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("method", [*RULES, "greedy", "limiting"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_no_threshold_exceeds_the_largest_current_or_a_bound_of_its_own(method, per_channel, dtype):
-    for seed in range(3):
+    for seed in range(2):
         draw = np.random.default_rng(seed)
         weights = jnp.asarray(draw.normal(0, 3, (4, 5)) - [0, 0, 0, 0, 30], dtype)  # the last channel is silent
         bound = jnp.asarray([draw.uniform(0.2, 2), draw.uniform(0.2, 2, (1, 5))][seed % 2], dtype)
@@ -352,6 +353,7 @@ def test_silent_clips_keep_to_their_bounds(bound):
     assert found[1] == 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", RULES)
 @pytest.mark.parametrize("spread", [0.0, 1.0, 60.0])
 def test_channels_far_below_0_raise_no_threshold(method, spread):
