@@ -261,6 +261,7 @@ def test_what_the_network_cannot_take_says_what_a_batch_is_and_shows_the_call(co
         assert ("variables=variables)" in str(error.value)) == bool(options)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_samples_in_place_of_batches_are_refused_where_the_network_takes_them():
     """As a network of convolutions does that takes the mean over pixels, and a dense one."""

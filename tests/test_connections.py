@@ -154,7 +154,7 @@ networks = st.builds(
 
 def fan_by_jacobian(behind, spikes):
     """How many of the values behind each spike of one sample change with it."""
-    jacobian = np.asarray(jax.jacobian(behind)(spikes[None]))
+    jacobian = np.asarray(jax.jit(jax.jacobian(behind))(spikes[None]))
     return np.count_nonzero(jacobian.reshape(-1, spikes.size), axis=0).reshape(spikes.shape)
 
 

@@ -184,6 +184,7 @@ def test_gradient_after_one_step_is_that_of_the_network(network):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4), of_snn, of_ann)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_along_the_gradient_lowers_the_loss(network, method):
     model, variables, images = network
@@ -369,6 +370,7 @@ def test_activations_under_shard_map_are_refused_with_the_remedy():
     assert "an activation inside" in refused(mapped, X)
 
 
+@pytest.mark.slow
 def test_sharded_inputs_give_what_whole_ones_give():
     """Under explicit sharding and inside shard_map, on four simulated devices."""
     code = """
