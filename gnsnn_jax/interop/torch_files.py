@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from gnsnn_jax.engine.arrays import first_line
-from gnsnn_jax.errors import InputError, listed, printable
+from gnsnn_jax.errors import InputError, extra, listed, printable
 from gnsnn_jax.interop.files import existing_file
 
 _LOAD_IT_YOURSELF = (
@@ -59,7 +59,8 @@ def _of_torch(path: Path, read: Callable[[], Any]) -> Any:
 
 def _archive(torch: ModuleType, data: bytes) -> dict[str, Callable[[], bytes]]:
     """What the file holds: by name a function that reads it, with PyTorch's own reader of these archives."""
-    from torch.export.pt2_archive import PT2ArchiveReader
+    with extra("torch"):
+        from torch.export.pt2_archive import PT2ArchiveReader
 
     reader = PT2ArchiveReader(io.BytesIO(data))
     return {name: lambda name=name: reader.read_bytes(name) for name in reader.get_file_names()}  # type: ignore[misc]
@@ -67,7 +68,8 @@ def _archive(torch: ModuleType, data: bytes) -> dict[str, Callable[[], bytes]]:
 
 def _programs(data: bytes) -> Any:
     """As `torch.export.load` does, without its way back to formats that are pickled."""
-    from torch.export.pt2_archive._package import load_pt2
+    with extra("torch"):
+        from torch.export.pt2_archive._package import load_pt2
 
     return load_pt2(io.BytesIO(data)).exported_programs
 
@@ -133,7 +135,8 @@ def _is_operation(target: Any) -> bool:
 
 def _is_registered(target: str) -> bool:
     """Whether a name below torch.ops is that of an operation, not of a Python function there."""
-    from torch._ops import OperatorBase, OpOverloadPacket
+    with extra("torch"):
+        from torch._ops import OperatorBase, OpOverloadPacket
 
     found: Any = __import__("torch")
     if not target.startswith("torch.ops."):
