@@ -68,7 +68,7 @@ SLOW_FILES = {
     f"test_{name}.py"
     for name in (
         "behaviour connections convolution dtypes folding from_torch long_runs loop models nir on_means "
-        "precision report serving stopping transformers views weights"
+        "precision reference report serving stopping transformers verification views weights"
     ).split()
 }
 

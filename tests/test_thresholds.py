@@ -179,6 +179,7 @@ def spiking_rate(model, thresholds, variables, images):
     return snn(variables, images).mean(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", RULES)
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_thresholds_fit_the_network_they_were_found_for(network, method, per_channel):
