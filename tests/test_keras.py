@@ -98,6 +98,13 @@ def test_convert_makes_the_files_of_a_run(model, tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     stored = gs.load_converted(tmp_path / "run" / "converted" / "gn")
     assert stored(load_digits().images[:5, ..., None].astype(np.uint8), steps=2).shape == (2, 5, 10)
+    own_network.cache_clear()
+    monkeypatch.setitem(sys.modules, "keras", None)
+    with pytest.raises(gs.InputError, match=r"network\.keras, a network of Keras, needs keras, .*gnsnn_jax\[keras\]"):
+        gs.load_converted(tmp_path / "run" / "converted" / "gn")
+    (tmp_path / "network.keras").unlink()
+    with pytest.raises(gs.InputError, match=r"reads its layers from .*network\.keras, with the extra keras, and there"):
+        gs.load_converted(tmp_path / "run" / "converted" / "gn")
 
 
 def with_config(path, change):

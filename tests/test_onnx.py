@@ -28,6 +28,7 @@ runtime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from gnsnn_jax.interop import onnx_operators  # noqa: E402
+from gnsnn_jax.interop.onnx_images import OnnxImageNetwork, read_onnx  # noqa: E402
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -336,7 +337,7 @@ def test_gelu(folder, approximate):
     assert_node(folder, "Gelu", {"x": X}, None, 20, approximate=approximate)
 
 
-def test_a_fixed_condition_chooses_a_graph(folder):
+def choice_of(x):
     """As PyTorch writes `squeeze` where it does not know the length of an axis."""
 
     def branch(nodes, name):
@@ -354,10 +355,14 @@ def test_a_fixed_condition_chooses_a_graph(folder):
             else_branch=branch([helper.make_node("Mul", ["x", "w"], ["b"])], "b"),
         ),
     ]
+    length = x.shape[-1]
+    return model_of(nodes, {"x": x}, {"one": np.array([1]), "w": normal(1, length)}, shapes={"x": ["N", "C", length]})
+
+
+def test_a_fixed_condition_chooses_a_graph(folder):
     for channels in (1, 3):
         x = normal(2, channels, 4)
-        model = model_of(nodes, {"x": x}, {"one": np.array([1]), "w": normal(1, 4)}, shapes={"x": ["N", "C", 4]})
-        assert_as_onnxruntime(model, {"x": x}, folder)
+        assert_as_onnxruntime(choice_of(x), {"x": x}, folder)
 
 
 def loop_of(condition, passes=3):
@@ -532,6 +537,55 @@ print(gs.load(sys.argv[1])(np.load(sys.argv[2])).sum())
 """
 
 
+LOAD_CONVERTED = """
+import sys
+sys.modules["onnx"] = None
+import gnsnn_jax as gs, numpy as np
+outputs = gs.load_converted(sys.argv[1])(np.load(sys.argv[2] + "/x.npy"))
+np.save(sys.argv[2] + "/outputs.npy", outputs)
+"""
+
+
+def test_a_program_is_the_same_behind_json(folder):
+    bounds = {
+        "low": np.float32(-np.inf),
+        "high": np.float32(0.4),
+        "ends": np.array([2**63 - 1]),
+        "start": np.array([1]),
+    }
+    nodes = [
+        helper.make_node("Clip", ["x", "low", "high"], ["a"]),
+        helper.make_node("Slice", ["a", "start", "ends"], ["b"]),
+        helper.make_node("Cast", ["b"], ["c"], to=TensorProto.FLOAT16),
+        helper.make_node("LeakyRelu", ["c"], ["y"], alpha=float("inf")),
+    ]
+    for model in (loop_of("by_number"), choice_of(X), model_of(nodes, {"x": X}, bounds), digits_network()):
+        network, variables = read_onnx(written(model, folder))
+        described = json.loads(json.dumps(network.to_json((8, 8, 1))))
+        again = OnnxImageNetwork.from_json(described, "the network")
+        x = digits()[0][:3] if model is digits_network() else X
+        jax.tree.map(np.testing.assert_array_equal, again(variables, x), network(variables, x))
+        assert again.to_json((8, 8, 1)) == described
+
+
+def test_a_stored_program_that_is_damaged_is_one_sentence(folder):
+    described = read_onnx(written(digits_network(), folder))[0].to_json((8, 8, 1))
+    for change, match in [
+        ({"graph": {"graph": [[], [], [1], {"dict": []}]}}, "says 'what is no Declared' of its operations; convert"),
+        ({"graph": {"system": ["true"]}}, "the network says .*system.* of its operations; convert it again"),
+        ({"graph": [1]}, "the network says .* of its operations; convert it again"),
+        ({"opset": "new"}, "the network says .* of its operations; convert it again"),
+        ({"graph": fancy_graph()}, r"does not know 1 of the network's operators: os\.system"),
+    ]:
+        with pytest.raises(gs.InputError, match=match):
+            OnnxImageNetwork.from_json(described | change, "the network")
+
+
+def fancy_graph():
+    node = ["os.system", "", ["x"], ["y"], {"dict": []}, []]
+    return {"graph": [{"tuple": [{"node": node}]}, {"tuple": []}, {"tuple": []}, {"dict": []}]}
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_a_stored_network_loads_without_the_package_for_every_batch(folder):
     apply, variables = gs.from_onnx(written(digits_network(), folder))
@@ -566,6 +620,19 @@ def test_convert_makes_the_files_of_a_run(tmp_path, monkeypatch):
     report = json.loads(Path("run/report.json").read_text())
     assert report["ann_accuracy"] > 0.9
     assert report["methods"][0]["accuracy"]["1"] > report["ann_accuracy"] - 0.05
+    Path("network.onnx").unlink()
+    stored = tmp_path / "run" / "converted" / "gn"
+    assert str(tmp_path) not in (stored / "about" / "metadata").read_text()
+    x = load_digits().images[:5, ..., None].astype(np.uint8)
+    np.save("x.npy", x)
+    command = [sys.executable, "-c", LOAD_CONVERTED, stored, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    network = gs.load_converted(stored)
+    outputs = network(x)
+    np.testing.assert_allclose(np.load("outputs.npy"), outputs, atol=1e-5)
+    network.save(tmp_path / "again")
+    np.testing.assert_array_equal(gs.load_converted(tmp_path / "again")(x), outputs)
     own_network.cache_clear()
 
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from gnsnn_jax.engine.arrays import as_array, first_line
 from gnsnn_jax.errors import InputError, listed, printable, shown
-from gnsnn_jax.interop.image_axes import as_declared
 from gnsnn_jax.interop.onnx_operators import operator_named
 from gnsnn_jax.interop.onnx_program import (
     COMPARISONS,
@@ -59,46 +58,27 @@ def from_onnx(path: str | Path) -> tuple[Callable, dict[str, jax.Array]]:
             `gnsnn_jax.interop.onnx_operators.OPERATORS`: all in one list, with the names of their nodes.
         MissingPackage: where the package onnx is not installed.
     """
-    return _function(read(path))
-
-
-def _function(program: Program) -> tuple[Callable, dict[str, jax.Array]]:
-    _refuse_unknown(program)
-    variables = {name: jnp.asarray(array) for name, array in program.variables.items()}
-    program = program._replace(variables=dict.fromkeys(variables))
+    program, variables = program_of(path)
 
     def apply(variables, *inputs):
-        return _evaluated(program, variables, inputs)
+        return evaluated(program, variables, inputs)
 
     return apply, variables
 
 
-def read_onnx(path: Path) -> tuple[Callable, dict[str, jax.Array]]:
-    """The network in a file for data whose channels are last, [B, H, W, C], as data sets have them.
+def program_of(path: str | Path) -> tuple[Program, dict[str, jax.Array]]:
+    """What `from_onnx` evaluates: a program with None in place of its variables, and these.
 
-    Where the file states an input [B, C, H, W], images are transposed once, before the network: that is where its
-    last axis is not as long as the channels of the images, or its second one is.
-
-    Args:
-        path: a file of ONNX.
-
-    Returns:
-        `apply(variables, images)` and the variables, see `from_onnx`.
-
-    Raises:
-        As `from_onnx` does.
+    Raises as `from_onnx` does.
     """
     program = read(path)
-    apply, variables = _function(program)
-    declared = program.graph.inputs[0].shape if program.graph.inputs else None
-
-    def of_channels_last(variables, images):
-        return apply(variables, as_declared(images, declared))
-
-    return of_channels_last, variables
+    check_operators(program)
+    variables = {name: jnp.asarray(array) for name, array in program.variables.items()}
+    return program._replace(variables=dict.fromkeys(variables)), variables
 
 
-def _refuse_unknown(program: Program) -> None:
+def check_operators(program: Program) -> None:
+    """Raises InputError that lists those which are not known."""
     places: dict[str, list[str]] = {}
     for node in _nodes(program.graph):
         if node.operator not in _WITH_GRAPHS and operator_named(node.operator, program.opset) is None:
@@ -118,7 +98,8 @@ def _nodes(graph: Graph) -> Iterator[Node]:
             yield from _nodes(inner)
 
 
-def _evaluated(program: Program, variables: Any, inputs: tuple) -> Any:
+def evaluated(program: Program, variables: Any, inputs: tuple) -> Any:
+    """The outputs of a program for these variables and inputs."""
     _check_variables(program, variables)
     declared = program.graph.inputs
     if len(inputs) != len(declared):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 
 from gnsnn_jax._types import Array
 
 
-def as_declared(images: Array, declared: Sequence[int | None] | None) -> Array:
+def as_declared(images: Array | np.ndarray, declared: Sequence[int | None] | None) -> Array | np.ndarray:
     """Images [B, H, W, C] in the order of the axes of a network's input.
 
     Args:

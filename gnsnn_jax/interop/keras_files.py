@@ -34,7 +34,7 @@ def read_keras(path: Path) -> tuple[Callable, dict[str, Any]]:
         InputError: where Keras runs on another backend than JAX, where the file is damaged or holds weights alone,
             and where it names layers that are not Keras's own, or code.
     """
-    keras = _keras()
+    keras = _keras(path)
     _refuse_code(path)
     try:
         return as_function(keras.saving.load_model(path, compile=False, safe_mode=True))
@@ -77,13 +77,13 @@ def _numbered(paths: Iterable[str]) -> list[str]:
     return list(map(name, paths))
 
 
-def _keras() -> ModuleType:
+def _keras(path: Path) -> ModuleType:
     """Keras on the JAX backend, which is chosen when it is first imported."""
     given = os.environ.get("KERAS_BACKEND")
     if "keras" not in sys.modules and given is None:
         os.environ["KERAS_BACKEND"] = "jax"
     try:
-        with extra("keras", "reading a network of Keras"):
+        with extra("keras", f"reading {printable(path)}, a network of Keras,"):
             import keras
     finally:
         if given is None:
@@ -111,7 +111,7 @@ def _config(path: Path) -> Any:
     if path.suffix.lower() == ".keras":
         with zipfile.ZipFile(path) as archive:
             return json.loads(archive.read("config.json"))
-    with extra("keras", "reading a network of Keras"):
+    with extra("keras", f"reading {printable(path)}, a network of Keras,"):
         import h5py
     with h5py.File(path) as file:
         if "model_config" not in file.attrs:

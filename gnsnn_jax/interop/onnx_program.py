@@ -79,7 +79,7 @@ class Program(NamedTuple):
     """The network of a file: `variables` are the other arrays that its nodes read, by their names in the file."""
 
     graph: Graph
-    variables: Arrays
+    variables: Mapping[str, np.ndarray | None]
     opset: int
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -19,7 +18,8 @@ from gnsnn_jax._types import Array
 from gnsnn_jax.errors import InputError, shown
 from gnsnn_jax.interop.from_torch import evaluated, program_of
 from gnsnn_jax.interop.image_axes import as_declared
-from gnsnn_jax.interop.torch_program import Call, Input, Place, Program, Reference, array_of, check_inference
+from gnsnn_jax.interop.stored_programs import array_from_json, array_to_json, values_from_json, values_to_json
+from gnsnn_jax.interop.torch_program import Call, Input, Place, Program, array_of, check_inference
 
 Shape = tuple[int, ...]
 EXAMPLES = 2  # torch.export takes a batch of one for a fixed one
@@ -38,7 +38,7 @@ class ImageNetwork:
     def __init__(self, program_for: Callable[[Shape], Program]):
         self._program_for = cache(program_for)
 
-    def __call__(self, variables: Mapping[str, Any], images: Array) -> Any:
+    def __call__(self, variables: Mapping[str, Any], images: Array | np.ndarray) -> Any:
         program = self._program_for(images.shape[1:])
         declared = program.inputs[0].shape if program.inputs else None
         return evaluated(program, variables, (as_declared(images, declared),), {})
@@ -52,10 +52,10 @@ class ImageNetwork:
         return {
             "calls": [_call_to_json(call) for call in program.calls],
             "inputs": [[each.name, each.shape and list(each.shape)] for each in program.inputs],
-            "arguments": _to_json(program.arguments),
-            "outputs": _to_json(program.outputs),
+            "arguments": values_to_json(program.arguments),
+            "outputs": values_to_json(program.outputs),
             "names": program.names,
-            "constants": {name: _array_to_json(array) for name, array in program.constants.items()},
+            "constants": {name: array_to_json(array) for name, array in program.constants.items()},
         }
 
     @classmethod
@@ -68,11 +68,11 @@ class ImageNetwork:
             program = Program(
                 tuple(map(_call_from_json, described["calls"])),
                 tuple(Input(name, shape and tuple(shape)) for name, shape in described["inputs"]),
-                _from_json(described["arguments"]),
-                _from_json(described["outputs"]),
+                values_from_json(described["arguments"]),
+                values_from_json(described["outputs"]),
                 {},
                 dict(described["names"]),
-                {name: _array_from_json(each) for name, each in described["constants"].items()},
+                {name: jnp.asarray(array_from_json(each)) for name, each in described["constants"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{what} says {shown(str(error))} of its operations; convert it again") from error
@@ -125,8 +125,7 @@ def of_module(module: Any) -> tuple[Callable, dict[str, jax.Array]]:
     return ImageNetwork(program_for), arrays
 
 
-# Programs as JSON. Of containers, references and such there stands a dictionary with one entry.
-
+# Calls as JSON.
 
 _FUNCTIONS: dict[str, Callable] = {
     f"{module.__name__}.{name}": getattr(module, name)
@@ -142,66 +141,17 @@ _NAMES = {function: name for name, function in _FUNCTIONS.items()}
 def _call_to_json(call: Call) -> list[Any]:
     operation = call.operation if isinstance(call.operation, str) else [_known(_NAMES, call.operation)]
     place = [list(call.place.modules), call.place.kind, Path(call.place.file).name, call.place.line]
-    return [call.result, operation, _to_json(call.args), _to_json(call.kwargs), place]
+    return [call.result, operation, values_to_json(call.args), values_to_json(call.kwargs), place]
 
 
 def _call_from_json(described: list[Any]) -> Call:
     result, operation, args, kwargs, (modules, kind, file, line) = described
     function = operation if isinstance(operation, str) else _known(_FUNCTIONS, *operation)
     place = Place(tuple(map(str, modules)), str(kind), Path(file).name, min(max(int(line), 1), LAST_LINE))
-    return Call(str(result), function, _from_json(args), _from_json(kwargs), place)
+    return Call(str(result), function, values_from_json(args), values_from_json(kwargs), place)
 
 
 def _known(table: Mapping[Any, Any], key: Any) -> Any:
     if key not in table:
         raise InputError(f"the operation {shown(str(key))} on sizes is not one of those that are stored")
     return table[key]
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, Reference):
-        return {"value": value.name}
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, list):
-        return [_to_json(each) for each in value]
-    if type(value) is tuple:
-        return {"tuple": [_to_json(each) for each in value]}
-    if isinstance(value, Mapping):
-        return {"dict": [[str(name), _to_json(each)] for name, each in value.items()]}
-    if isinstance(value, slice):
-        return {"slice": [_to_json(each) for each in (value.start, value.stop, value.step)]}
-    if isinstance(value, np.dtype):
-        return {"dtype": value.name}
-    raise InputError(f"an argument {shown(value)} of an operation cannot be stored")
-
-
-_READ: dict[str, Callable] = {
-    "value": Reference,
-    "float": float,
-    "tuple": lambda held: tuple(_from_json(each) for each in held),
-    "dict": lambda held: {name: _from_json(each) for name, each in held},
-    "slice": lambda held: slice(*map(_from_json, held)),
-    "dtype": jnp.dtype,
-}
-
-
-def _from_json(described: Any) -> Any:
-    if isinstance(described, list):
-        return [_from_json(each) for each in described]
-    if isinstance(described, dict):
-        ((kind, held),) = described.items()
-        return _READ[kind](held)
-    return described
-
-
-def _array_to_json(array: Any) -> list[Any]:
-    array = np.asarray(array)
-    return [array.dtype.name, list(array.shape), b64encode(array.tobytes()).decode()]
-
-
-def _array_from_json(described: list[Any]) -> jax.Array:
-    name, shape, data = described
-    return jnp.asarray(np.frombuffer(b64decode(data), jnp.dtype(name)).reshape(shape))

@@ -20,8 +20,7 @@ from gnsnn_jax.conversion.to_spiking import SpikingFunction, check_thresholds, t
 from gnsnn_jax.data.sets import Dataset, Statistics, check_finite, normalise, training_images
 from gnsnn_jax.errors import InputError, at_least_one, extra, listed, printable, shown
 from gnsnn_jax.interop.functions import OwnNetwork, by_path, check_outputs, is_own, made_by, own_network, with_arrays
-from gnsnn_jax.interop.network_files import is_network_file
-from gnsnn_jax.interop.torch_images import ImageNetwork
+from gnsnn_jax.interop.network_files import OF_KERAS, is_network_file, program_from_json, program_to_json
 from gnsnn_jax.method.methods import Method
 from gnsnn_jax.runs import checkpoints
 from gnsnn_jax.runs.directories import check_arrays_of
@@ -87,10 +86,11 @@ class ConvertedNetwork:
             "steps": self.steps,
             "thresholds": self.thresholds and {name: value.tolist() for name, value in self.thresholds.items()},
         }
-        apply = self.apply() if is_own(self.model.name) else None
-        if isinstance(apply, ImageNetwork):
-            about["program"] = apply.to_json(self.image_shape)
-        checkpoints.save(Path(path), by_path(self.variables) if is_own(self.model.name) else self.variables, about)
+        is_users = is_own(self.model.name)
+        if is_users and (program := program_to_json(self.apply(), self.image_shape)):
+            model = replace(self.model, name=Path(self.model.name).name)
+            about |= {"program": program, "model": asdict(model)}
+        checkpoints.save(Path(path), by_path(self.variables) if is_users else self.variables, about)
 
 
 @partial(jax.jit, static_argnames=("spiking", "statistics"))
@@ -202,8 +202,9 @@ def load_converted(path: str | Path, network: Callable | None = None, *, trust: 
     """Reads a converted network: `load_converted(path)(images)` gives outputs [T, B, K].
 
     A network of a user's own is the function that it was made of, with the weights that it had. The files name that
-    function and do not hold it: it runs only if it is passed in, or if the files are trusted to name it. A network
-    of PyTorch is held as a list of operations of this library, and needs neither its code nor PyTorch.
+    function and do not hold it: it runs only if it is passed in, or if the files are trusted to name it. Networks
+    of PyTorch and ONNX are held as lists of operations, and need neither code nor file nor these packages; one of
+    Keras needs its file, at the place where convert.py found it, and the extra keras.
 
     Args:
         path: a directory that `ConvertedNetwork.save` or convert.py wrote.
@@ -226,7 +227,7 @@ def load_converted(path: str | Path, network: Callable | None = None, *, trust: 
     what = f"the network {printable(path)}"
     stored = check_json(about, StoredNetwork, f"what {what} says about itself", "convert it again")
     if stored.program and not network:
-        own: OwnNetwork | None = OwnNetwork(ImageNetwork.from_json(stored.program, what), arrays)
+        own: OwnNetwork | None = OwnNetwork(program_from_json(stored.program, what), arrays)
     else:
         own = _own_network(stored.model.name, network, trust, what)
     return ConvertedNetwork(
@@ -254,12 +255,24 @@ def _own_network(name: str, network: Callable | None, trust: bool, what: str) ->
         return None
     if network:
         return made_by(network, name)
-    if trust or is_network_file(name):
+    if is_network_file(name):
+        return _own_file(name, what)
+    if trust:
         return own_network(name)
     function = printable(name.rpartition(":")[2])
     raise InputError(
         f"{what} is made by {printable(name)}, code that is not stored in it; pass the function, "
         f"load_converted(..., network={function}), or trust=True, which imports and calls what the files name"
+    )
+
+
+def _own_file(name: str, what: str) -> OwnNetwork:
+    if Path(name).exists():
+        return own_network(name)
+    needs = ", with the extra keras" if Path(name).suffix.lower() in OF_KERAS else ""
+    raise InputError(
+        f"{what} reads its layers from {printable(name)}{needs}, and there is no such file; put it back there, or "
+        "convert it again from where it is"
     )
 
 

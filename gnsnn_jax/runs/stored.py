@@ -66,7 +66,7 @@ class StoredNetwork:
     method: dict[str, Any]
     steps: Count
     thresholds: dict[str, Any] | None = None
-    program: dict[str, Any] | None = None  # of a network of PyTorch, see ImageNetwork
+    program: dict[str, Any] | None = None  # of a network of PyTorch or ONNX, see program_to_json
 
 
 def read_json(path: Path, kind: type[T], remedy: str) -> T:
