@@ -51,6 +51,37 @@ def test_linear_operations_convert(name):
     np.testing.assert_allclose(found[0], ann(X), atol=1e-5)
 
 
+# Operations that hold a function, and are not linear.
+HOLDING_A_FUNCTION = {
+    "scatter_max": lambda s: s.at[0].max(0.4),
+    "reduce": lambda s: jax.lax.reduce(s, jnp.float32(1), lambda a, b: a * b + a, (1,)),
+    "reduce_window": lambda s: jax.lax.reduce_window(s, jnp.float32(1), jnp.multiply, (1, 2), (1, 1), "VALID"),
+    "composite": jax.lax.composite(jnp.sin, "tests.sine"),
+}
+
+
+@pytest.mark.parametrize("name", HOLDING_A_FUNCTION)
+def test_an_operation_is_not_linear_because_it_holds_a_function(name):
+    """Its function tells how two values are combined, and the means of spikes go through it."""
+    function = HOLDING_A_FUNCTION[name]
+    snn = gs.to_spiking(lambda x: function(spikes(x)), FINE, steps=3)
+    outputs, trains = snn.observed(lambda spikes, site: spikes)(X)
+    np.testing.assert_allclose(outputs.mean(0), function(trains[0].mean(0)), atol=1e-5)
+
+
+SCATTERED = {
+    "scatter-mul: it converts at fixed indices": lambda s: s.at[0].multiply(s[1]),
+    "scatter: it converts at fixed indices": lambda s: s.at[0].apply(jnp.sin),
+    "scatter-add: integers made of spikes": lambda s: X.at[s[0].astype(jnp.int32)].add(1.0),
+}
+
+
+@pytest.mark.parametrize("words", SCATTERED)
+def test_scatters_that_have_no_mean_are_refused(words):
+    with pytest.raises(gs.InputError, match=words):
+        gs.to_spiking(lambda x: SCATTERED[words](spikes(x)), FINE, steps=3)(X)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_what_the_outputs_do_not_need_is_dropped(seed):
     head = dyadic(seed, (4, 3))

@@ -97,6 +97,11 @@ def _adds(eqn: JaxprEqn, positions: frozenset[int]) -> bool:
     return bool(bodies) and operands == 1 and sums and positions <= {0}
 
 
+def _replaces(eqn: JaxprEqn, positions: frozenset[int]) -> bool:
+    """Whether a scatter writes values at fixed places; `.at[...].apply` has a function in place of values."""
+    return positions <= {0, 2} and not any(body.eqns for body in inner_jaxprs(eqn))
+
+
 def _keeps_fractions(eqn: JaxprEqn, positions: frozenset[int]) -> bool:
     return not positions or jnp.issubdtype(eqn.params["new_dtype"], jnp.inexact)
 
@@ -105,6 +110,10 @@ OF_MEANS, OF_SUMS, REFUSED = OverTime
 
 _OF_THE_MEAN = Rule.remedy
 _INDICES = f"integers made of spikes select values, which has no mean; {_OF_THE_MEAN}"
+_SCATTERED = (
+    "it converts at fixed indices, and of two factors one may be made of spikes; else write it with jnp.where, or "
+    f"{_OF_THE_MEAN}"
+)
 _NOT_A_MEAN = f"it has no meaning for the mean of spikes; {_OF_THE_MEAN}"
 _BITS = "the bits of a number have no mean; make this depend on fixed values only"
 _RANDOM = "random numbers must not depend on spikes"
@@ -145,8 +154,9 @@ _rule("reduce_window_sum", everywhere, unit=unit_rules.summed(unit_rules.in_wind
 _rule("cumsum", everywhere, unit=unit_rules.summed(unit_rules.accumulated))
 _rule("fft psum psum_invariant psum2 psum_scatter reduce_scatter custom_lin linear_call", everywhere)
 _rule("reduce reduce_window", _adds)
-_rule("scatter scatter-add scatter_add scatter-sub scatter_sub", only(0, 2), REFUSED, remedy=_INDICES)
-_rule("scatter-mul scatter_mul", only(0), REFUSED, remedy=_INDICES)
+_rule("scatter-add scatter_add scatter-sub scatter_sub", only(0, 2), REFUSED, remedy=_INDICES)
+_rule("scatter", _replaces, REFUSED, remedy=_SCATTERED)
+_rule("scatter-mul scatter_mul", only(0), REFUSED, remedy=_SCATTERED)
 _rule("select_and_scatter_add select_and_gather_add", only(0))
 _rule("select_n", _from(lambda eqn: 1))
 _rule("sort", _from(lambda eqn: eqn.params["num_keys"]))
@@ -187,9 +197,10 @@ _rule(
 )  # fmt: skip
 _rule("pure_callback io_callback ragged_all_to_all stage", nowhere, REFUSED, remedy=_UNSEEN)
 # What the engine enters or walks through, and so never asks a rule for.
-ENTERED = frozenset(
-    "jit pjit remat2 checkpoint closed_call core_call call custom_jvp_call custom_vjp_call scan while cond".split()
-)
+ENTERED = frozenset("jit pjit remat2 checkpoint closed_call core_call call composite scan while cond".split()) | {
+    "custom_jvp_call",
+    "custom_vjp_call",
+}
 
 
 def known_primitives() -> Iterator[Primitive]:

@@ -23,10 +23,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from gnsnn_jax.engine.encoders import Encoders
 from gnsnn_jax.engine.graph import Network, Operation, Origin, Slot, needed
-from gnsnn_jax.engine.jaxprs import CONTROL_FLOW, called_by, holds_jaxprs, inner_jaxprs, type_of
+from gnsnn_jax.engine.jaxprs import CONTROL_FLOW, called_by, inner_jaxprs, type_of
 from gnsnn_jax.engine.names import by_present_names
 from gnsnn_jax.engine.recognise import holds_activation, network_of, not_linear
-from gnsnn_jax.engine.rules import OverTime, is_linear, known_rule_of
+from gnsnn_jax.engine.rules import OverTime, is_linear, known_rule_of, rule_of
 from gnsnn_jax.errors import InputError, nearest
 from gnsnn_jax.method.activations import align
 
@@ -307,14 +307,29 @@ def _over_time(eqn: JaxprEqn, vary: Sequence[bool], refusals: _Refusals) -> Over
     if holds_activation(eqn):
         refusals.add(eqn, _HIDDEN_ACTIVATION)
         return OverTime.REFUSED
-    if holds_jaxprs(eqn) and not is_linear(eqn, _positions(vary)):
-        return _over_time_within(eqn, vary, refusals)
     if is_linear(eqn, _positions(vary)):
         return None
+    if _is_followed(eqn):
+        return _over_time_within(eqn, vary, refusals)
     rule = known_rule_of(eqn)
     if rule.otherwise is OverTime.REFUSED:
         refusals.add(eqn, rule.remedy)
     return rule.otherwise
+
+
+def _is_followed(eqn: JaxprEqn) -> bool:
+    """Whether what runs within it decides how an operation runs over time."""
+    return eqn.primitive.name in CONTROL_FLOW or _applied_by(eqn) is not None
+
+
+def _applied_by(eqn: JaxprEqn) -> ClosedJaxpr | None:
+    """The body of a call, or of what has no rule and applies one function to its operands, such as `shard_map`.
+
+    What has a rule may hold functions too, such as the one that a scatter combines two values by.
+    """
+    bodies = list(inner_jaxprs(eqn))
+    applies_one = len(bodies) == 1 and len(bodies[0].jaxpr.invars) == len(eqn.invars)
+    return called_by(eqn) or (bodies[0] if applies_one and not rule_of(eqn) else None)
 
 
 def _positions(vary: Sequence[bool]) -> list[int]:
@@ -339,7 +354,7 @@ class _Within(NamedTuple):
         follow = {"cond": self._of_cond, "scan": self._of_scan, "while": self._of_while}.get(eqn.primitive.name)
         if follow:
             return follow(eqn, vary)
-        if called := called_by(eqn):
+        if called := _applied_by(eqn):
             return self._through(called.jaxpr, vary)
         return [any(vary)] * len(eqn.outvars)
 
@@ -353,7 +368,7 @@ class _Within(NamedTuple):
             over_time = _over_time(eqn, given, self.refusals)
             if over_time is not None:
                 self.bent.append(eqn)
-            outputs = self.outputs_of(eqn, given) if eqn.primitive.name in CONTROL_FLOW or called_by(eqn) else None
+            outputs = self.outputs_of(eqn, given) if _is_followed(eqn) else None
             varying.update(var for at, var in enumerate(eqn.outvars) if outputs is None or outputs[at])
         return [varies(atom) for atom in jaxpr.outvars]
 
