@@ -1,6 +1,8 @@
 """The table of rules: every primitive has one, linear means linear, and what is none of the network is left alone."""
 
+import runpy
 import warnings
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -14,6 +16,7 @@ from jax.interpreters import batching, mlir
 import gnsnn_jax as gs
 from gnsnn_jax.engine.rules import ENTERED, RULES, OverTime, Rule, known_primitives, nowhere, register
 
+DOCS = Path(__file__).parent.parent / "docs"
 WEIGHTS, X = dyadic(0, (4, 4)), dyadic(1, (5, 4))
 FINE = gs.group_neuron(4)
 
@@ -25,6 +28,20 @@ def spikes(x):
 def test_every_primitive_of_jax_has_a_rule():
     unknown = {each.name for each in known_primitives() if each not in RULES and each.name not in ENTERED}
     assert not unknown
+
+
+@pytest.fixture(scope="module")
+def what_converts():
+    """The names of the script that writes docs/what_converts.md."""
+    return runpy.run_path(str(DOCS / "what_converts.py"))
+
+
+@pytest.mark.slow
+def test_the_documentation_says_what_converts(what_converts):
+    committed = (DOCS / "what_converts.md").read_text(encoding="utf-8")
+    if f"JAX {jax.__version__}," not in committed:
+        pytest.skip("another version of JAX has other functions")
+    assert what_converts["page"]() == committed, f"the page is not what the rules say: {what_converts['COMMAND']}"
 
 
 def solved(s):
