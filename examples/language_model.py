@@ -98,7 +98,7 @@ def write(logits_of, count, seed=0):
     """A text that goes on from START, each character drawn from what the logits say of it."""
     key, tokens = jax.random.key(seed), list(encode(START))
     for index in range(count):
-        window = tokens[-CONTEXT:]
+        window = tokens[1 - CONTEXT :]  # the last place of a context has learned nothing, since no character follows
         padded = jnp.asarray([window + [0] * (CONTEXT - len(window))], jnp.int32)  # of which the rest is not seen
         logits = logits_of(padded)[0, len(window) - 1]
         tokens.append(int(jax.random.categorical(jax.random.fold_in(key, index), logits / TEMPERATURE)))
