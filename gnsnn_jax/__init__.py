@@ -22,7 +22,10 @@ from gnsnn_jax.interop.to_nir import to_nir
 from gnsnn_jax.method.activations import qcfs, staircase
 from gnsnn_jax.method.calibrations import Calibration, offset_spikes
 from gnsnn_jax.method.neurons import GroupNeuron, Neuron, group_neuron, integrate_and_fire, run
+from gnsnn_jax.method.neurons.binary_group import binary_group_neuron
+from gnsnn_jax.method.neurons.multi_threshold import multi_threshold_neuron
 from gnsnn_jax.method.neurons.signed_memory import signed_memory_neuron
+from gnsnn_jax.method.neurons.st_bif import st_bif_neuron
 from gnsnn_jax.xla.convolution import use_fast_convolutions
 
 # Names that need an extra, which are imported when they are first used: the others need nothing but jax and numpy.
@@ -43,6 +46,7 @@ __all__ = [
     "Site",
     "Verification",
     "accuracy_over_time",
+    "binary_group_neuron",
     "build",
     "export",
     "find_thresholds",
@@ -56,6 +60,7 @@ __all__ = [
     "load_converted",
     "load_exported",
     "load_weights",
+    "multi_threshold_neuron",
     "neurobench",
     "observe",
     "offset_spikes",
@@ -66,6 +71,7 @@ __all__ = [
     "save_weights",
     "signed_memory_neuron",
     "sites",
+    "st_bif_neuron",
     "staircase",
     "stop_when",
     "to_nir",

@@ -265,13 +265,16 @@ def test_a_state_of_another_structure_is_explained():
 
 
 @given(st.sampled_from(NEURONS), st.sampled_from(["float16", "bfloat16", "float32"]), seeds)
-def test_spikes_are_counted(neuron, dtype, seed):
+def test_units_and_spikes_are_counted(neuron, dtype, seed):
     random = np.random.default_rng(seed)
     counts, threshold = random.integers(-neuron.members, neuron.members + 1, (3, 4)), random.uniform(0.1, 3, 4)
     outputs = jnp.asarray(counts * threshold / neuron.members, dtype)
-    found = neuron.count(outputs, jnp.asarray(threshold, jnp.float32))
-    np.testing.assert_array_equal(found, np.abs(counts))
-    assert found.dtype == jnp.int32
+    threshold = jnp.asarray(threshold, jnp.float32)
+    units, sent = neuron.units(outputs, threshold), neuron.count(outputs, threshold)
+    np.testing.assert_array_equal(units, counts)
+    assert units.dtype == sent.dtype == jnp.int32
+    if type(neuron).count is gs.Neuron.count:
+        np.testing.assert_array_equal(sent, np.abs(counts))
 
 
 # JSON.

@@ -201,16 +201,16 @@ class _Watched:
         def look(progress, inputs, outputs):
             currents, threshold = inputs
             threshold = align(jnp.asarray(threshold, jnp.float32), shape, "threshold")
-            units = neuron.count(outputs[0], threshold)
-            sums, some = jnp.zeros((len(units), len(SUMS))), jnp.zeros((len(units), 0))
+            sent = neuron.count(outputs[0], threshold)
+            sums, some = jnp.zeros((len(sent), len(SUMS))), jnp.zeros((len(sent), 0))
             if self.observation.compare:
                 own = self.activations[source.slot].astype(jnp.float32) / threshold
                 least, unit = rates.least_units(neuron), threshold / neuron.members
                 population = rates.Population(own, unit, neuron.members, least, self.present)
-                net = jnp.where(outputs[0] < 0, -units, units)
+                net = neuron.units(outputs[0], threshold)
                 progress, sums, some = rates.compare(progress, population, currents, net, self.observation.wanted)
-            counts = OfPopulation(_counted(units, neuron.members, fan, self.present), sums)
-            thresholds = jnp.broadcast_to(threshold[None], (len(units), *threshold.shape))
+            counts = OfPopulation(_counted(sent, neuron.members, fan, self.present), sums)
+            thresholds = jnp.broadcast_to(threshold[None], (len(sent), *threshold.shape))
             return progress, {("population", source.name): (counts, (thresholds, some))}
 
         return look

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -29,25 +28,23 @@ def checked_neurons(neuron: Any) -> Neurons:
 def neuron_for(neuron: Neurons, name: str, kind: str) -> Neuron:
     """The neuron of the first pattern that matches the name of a site, in its signed form for an encoder.
 
-    Raises InputError where no pattern matches, and for a signed group neuron in place of an activation: that cuts off
-    negative values, and the neuron would pass them on.
+    Raises InputError where no pattern matches, and for a signed neuron of the library in place of an activation: that
+    cuts off negative values, and the neuron would pass them on.
     """
     found = neuron if isinstance(neuron, Neuron) else _first_match(neuron, name)
     if kind == "encoder":
         return signed(found)
-    if isinstance(found, GroupNeuron) and found.signed:
+    if type(found).signed_form is not Neuron.signed_form and found.signed_form() == found:
         raise InputError(
-            f"a signed neuron stands at {name!r}, an activation without negative values; give "
-            f"{replace(found, signed=False)} there, encoders take the signed form by themselves"
+            f"a signed neuron stands at {name!r}, an activation without negative values; give one there whose sum is "
+            f"never negative in place of {found}, encoders take the signed form by themselves"
         )
     return found
 
 
 def signed(neuron: Neuron) -> Neuron:
-    """A neuron that emits negative spikes too, with as many members."""
-    if neuron.signed:
-        return neuron
-    return replace(neuron, signed=True) if isinstance(neuron, GroupNeuron) else GroupNeuron(neuron.members, signed=True)
+    """A neuron in the form that encodes values of either sign."""
+    return neuron.signed_form() or GroupNeuron(neuron.members, signed=True)
 
 
 def check_patterns(neuron: Neurons, populations: Sequence[Operation]) -> None:

@@ -120,6 +120,17 @@ class Neuron(ABC):
         """
         return self.lowest * unit if self.signed else 0
 
+    def signed_form(self) -> Neuron | None:
+        """The neuron that stands for it where values of either sign are encoded: itself if `signed`.
+
+        A neuron overrides it that has another form for that, or that is `signed` and yet cannot emit fewer than 0
+        units in sum.
+
+        Returns:
+            A neuron, or None for a signed group neuron of as many members.
+        """
+        return self if self.signed else None
+
     def potential(self, state: Any) -> Array:
         """The membrane potential within a state: the state itself if it is an array, or its `potential`.
 
@@ -152,8 +163,8 @@ class Neuron(ABC):
         _part_of(self, state)
         return _replace(state, potential)
 
-    def count(self, outputs: Float[Array, "*shape"], threshold: Float[Array, "..."] | float) -> Int[Array, "*shape"]:
-        """How many spikes of one unit each output is, negative ones included: round(|y| members / threshold).
+    def units(self, outputs: Float[Array, "*shape"], threshold: Float[Array, "..."] | float) -> Int[Array, "*shape"]:
+        """How many units each output is, below 0 for negative ones: round(y members / threshold).
 
         Args:
             outputs: y [...].
@@ -167,7 +178,24 @@ class Neuron(ABC):
         """
         dtype = at_least_single(outputs.dtype)
         unit = align(self.unit(jnp.asarray(threshold, dtype)), outputs.shape, "threshold")
-        return jnp.round(jnp.abs(outputs.astype(dtype)) / unit).astype(jnp.int32)
+        return jnp.round(outputs.astype(dtype) / unit).astype(jnp.int32)
+
+    def count(self, outputs: Float[Array, "*shape"], threshold: Float[Array, "..."] | float) -> Int[Array, "*shape"]:
+        """How many spikes each output is sent as, negative ones included: one for each unit, |units|.
+
+        A neuron that needs fewer overrides it.
+
+        Args:
+            outputs: y [...].
+            threshold: [] or [C].
+
+        Returns:
+            int32 [...], at most `members`.
+
+        Raises:
+            InputError: for a threshold that does not broadcast.
+        """
+        return jnp.abs(self.units(outputs, threshold))
 
 
 def _is_array(state: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
 
@@ -55,6 +55,9 @@ class GroupNeuron(Neuron):
         unit = align(self.unit(jnp.asarray(threshold, charged.dtype)), charged.shape, "threshold")
         spikes = staircase(charged, unit, self.members, self.signed)
         return charged - spikes, spikes
+
+    def signed_form(self) -> GroupNeuron:
+        return replace(self, signed=True)
 
 
 def group_neuron(members: int, signed: bool = False) -> GroupNeuron:

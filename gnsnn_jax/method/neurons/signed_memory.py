@@ -52,6 +52,9 @@ class SignedMemoryNeuron(Neuron):
         spikes = staircase(charged, theta, 1) - taken_back
         return Memory(charged - spikes, state.memory + jnp.sign(spikes).astype(jnp.int32)), spikes
 
+    def signed_form(self) -> None:
+        """None: its sum is never below 0."""
+
     def least_output(self, state: Memory, unit: Array) -> Array:
         return jnp.where(state.memory > 0, -unit, 0)
 
