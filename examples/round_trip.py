@@ -7,6 +7,7 @@ python examples/round_trip.py
 import argparse
 import tempfile
 import warnings
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -101,12 +102,11 @@ def stations(train, test, epochs, steps=STEPS, width=16):
     found["JAX"] = jax.jit(apply)(variables, images)
 
     batches = [jnp.asarray(part) for part in np.array_split(train[0], 4)]
-    thresholds = gs.find_thresholds(apply, batches, MEMBERS, variables=variables)
-    groups = gs.to_spiking(apply, gs.group_neuron(MEMBERS), steps=1, thresholds=thresholds)
+    thresholds = cache(partial(gs.find_thresholds, apply, batches, variables=variables))
+    groups = gs.to_spiking(apply, gs.group_neuron(MEMBERS), steps=1, thresholds=thresholds(levels=MEMBERS))
     found[f"GN, m = {MEMBERS}, T = 1"] = jax.jit(groups)(variables, images)[0]
 
-    thresholds = gs.find_thresholds(apply, batches, steps, variables=variables)
-    fire = gs.to_spiking(apply, gs.integrate_and_fire(), steps=steps, thresholds=thresholds)
+    fire = gs.to_spiking(apply, gs.integrate_and_fire(), steps=steps, thresholds=thresholds(levels=steps))
     found[f"IF, T = {steps}"] = jax.jit(fire)(variables, images).sum(0)
 
     with tempfile.TemporaryDirectory() as directory:
