@@ -1,10 +1,11 @@
 """Which activations conversion finds, under which names, and what their thresholds make of them."""
 
-import importlib
+import importlib.util
 import inspect
 import random
 import re
 import runpy
+import sys
 
 import equinox as eqx
 import flax.linen as nn
@@ -643,6 +644,22 @@ def test_installed_packages_are_not_the_users_code(framework, tmp_path, monkeypa
     message = refused(steep, X)
     assert f"packaged_{framework}/parts.py:6 (packaged_{framework}.parts): argmax: " in message
     assert "jax/" not in message
+
+
+def test_a_framework_in_any_folder_is_not_the_users_code(tmp_path, monkeypatch):
+    """As where packages are installed into a folder of the user's choice."""
+    file = tmp_path / "keras" / "__init__.py"
+    file.parent.mkdir()
+    file.write_text("import jax.numpy as jnp\n\n\ndef largest(x):\n    return jnp.argmax(x)\n")
+    spec = importlib.util.spec_from_file_location("keras", file)
+    framework = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "keras", framework)
+    spec.loader.exec_module(framework)
+    places.clear()
+    message = refused(lambda x: (places.append(here()), framework.largest(gs.qcfs(x, 1.0, 4)))[1], X)
+    assert f"{places[0]}: argmax: " in message
+    message = refused(lambda x: framework.largest(gs.qcfs(x, 1.0, 4)), X)
+    assert "test_sites.py:" in message
 
 
 def test_relus_in_while_loops_are_refused_even_where_no_spikes_arrive():

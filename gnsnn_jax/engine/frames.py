@@ -80,7 +80,7 @@ def module_of(frames: Sequence[Frame]) -> str | None:
 
 def former_place_of(frames: Sequence[Frame]) -> str | None:
     """The place that activations without a module were named after: innermost line outside of the frameworks."""
-    places = [f"{frame.file}:{frame.line}" for frame in frames if not _is_framework(frame)]
+    places = [f"{frame.file}:{frame.line}" for frame in frames if not _is_framework(frame, _FORMER_FRAMEWORKS)]
     return places[-1] if places else None
 
 
@@ -104,15 +104,16 @@ def _name_of(function: str) -> str:
 
 # Whose a file is.
 
-_FRAMEWORKS = ("flax", "equinox", "haiku", "einops")
+_FORMER_FRAMEWORKS = ("flax", "equinox", "haiku", "einops")  # which names of activations in earlier versions pass over
+_FRAMEWORKS = (*_FORMER_FRAMEWORKS, "keras")
 _INVISIBLE = ("jax", "jaxlib", "numpy", "jaxtyping", "beartype")  # never the line that a user looks for
 _MADE_BY_PYTHON = ("<frozen ", "<@beartype", "<__array_function__")
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _MODELS = str(Path(_PACKAGE, "models")) + os.sep
 
 
-def _is_framework(frame: Frame) -> bool:
-    return not frame.is_own and frame.packaged_as.split("/")[0] in _FRAMEWORKS
+def _is_framework(frame: Frame, frameworks: Sequence[str] = _FRAMEWORKS) -> bool:
+    return not frame.is_own and frame.packaged_as.split("/")[0] in frameworks
 
 
 @lru_cache
