@@ -1,6 +1,7 @@
 """What a simulation may cost: memory that time does not add to, and one compilation for equal settings."""
 
 import os
+import re
 import subprocess
 import sys
 from functools import cache, partial
@@ -52,6 +53,17 @@ def test_memory_does_not_grow_with_time(name):
 @partial(jax.jit, static_argnames="snn")
 def simulated(snn, variables, images):
     return snn(variables, images)
+
+
+def test_windows_of_units_are_not_evaluated_while_compiling():
+    """Max-pooling reads units by channel; XLA takes seconds for what is constant there."""
+    weights, thresholds = jax.random.normal(jax.random.key(0), (3, 5)), jnp.arange(1.0, 6.0)
+    pool = lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    ann = lambda x: pool(gs.qcfs(x @ weights, thresholds, 4))
+    snn = jax.jit(gs.to_spiking(ann, gs.group_neuron(4), steps=2))
+    text = snn.lower(jnp.zeros((4, 6, 6, 3))).compile().as_text()
+    assert "f32[4,3,3,5]" in text
+    assert not re.search(r"\[4,3,3,5\]\S* constant", text)
 
 
 def test_equal_settings_and_other_numbers_compile_once():

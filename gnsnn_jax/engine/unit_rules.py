@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from gnsnn_jax._types import Array
 from gnsnn_jax.engine.jaxprs import bind, type_of
+from gnsnn_jax.xla.computed_once import computed_once
 
 if TYPE_CHECKING:
     from gnsnn_jax.engine.graph import Operation
@@ -73,8 +74,10 @@ def picked(units: Units, operation: Operation) -> Whole | None:
         return None
     if all(unit.is_single for unit in found):
         return found[0]._replace(most=max(unit.most for unit in found))
+    # As a value computed once, since XLA would spend seconds on windows of constant units while it compiles.
     sizes = [
-        jnp.broadcast_to(unit.size, type_of(var).shape) for unit, var in zip(found, operation.eqn.invars, strict=True)
+        computed_once(jnp.broadcast_to(unit.size, type_of(var).shape))
+        for unit, var in zip(found, operation.eqn.invars, strict=True)
     ]
     (one,), (other,) = bind(operation.eqn, *sizes), bind(operation.eqn, *(-size for size in sizes))
     return found[0]._replace(size=jnp.where(one == -other, one, 0), most=max(unit.most for unit in found))
