@@ -254,6 +254,25 @@ def test_the_terminal_shows_accuracy_latency_and_spikes(report, capsys):
     assert "COS, each sample stopped at confidence 0.9: 87.50 % after 2.50 steps" in shown
 
 
+@pytest.mark.parametrize(
+    ("model", "activation", "thresholds", "name", "kind"),
+    [
+        ("resnet10", "qcfs", None, "resnet10 (L = 4)", "L = 4"),
+        ("resnet10", "relu", "mse", "resnet10 (ReLU)", "ReLU"),
+        ("resnet10", None, "mse", "resnet10 (ReLU)", "ReLU"),
+        ("vit_digits", "gelu", "mse", "vit_digits (GELU)", "GELU"),
+        ("vit_digits", "qcfs", "mse", "vit_digits (L = 4)", "L = 4"),  # those of encoders
+        ("own:network", "relu", "mse", "own:network", "L = 4"),
+    ],
+)
+def test_titles_name_the_activations(model, activation, thresholds, name, kind):
+    methods = tuple(replace(each, thresholds=thresholds) for each in QUICK.methods)
+    report = replace(QUICK, model=model, activation=activation, methods=methods)
+    assert report.network == name
+    assert markdown_of(report, [], "figures").startswith(f"# {model}, {kind}, on digits")
+    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
 @pytest.mark.parametrize("report", [QUICK, LEFT_OUT])
 def test_a_kept_report_reads_back(report, tmp_path):
     keep_report(tmp_path, report, {})

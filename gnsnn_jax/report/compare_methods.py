@@ -57,6 +57,7 @@ def compare_methods(
         dataset=dataset.name,
         model=run.config.model.name,
         levels=run.config.model.levels,
+        activation=run.config.model.activation,
         ann_predictions=predict(first.apply(), first.variables, dataset.test, prepare, batch_size),
         results=results,
         steps=steps,
@@ -107,6 +108,7 @@ def make_report(
     results: Sequence[tuple[Method, Evaluation]],
     steps: Sequence[int],
     confidence: float | None = None,
+    activation: str | None = None,
 ) -> Report:
     """Makes the report of what was evaluated on a test split.
 
@@ -118,6 +120,7 @@ def make_report(
         results: At least one method, each with its evaluation on the same N samples.
         steps: Numbers of time-steps T to report.
         confidence: If given, each method has an `early_stop`.
+        activation: The name of the activations in the configuration.
 
     Returns:
         The report, without behaviour and analysis.
@@ -129,6 +132,7 @@ def make_report(
         levels=levels,
         ann_accuracy=float(np.mean(ann_predictions == labels)),
         samples=len(labels),
+        activation=activation,
         methods=tuple(_result_of(*result, ann_predictions, steps, confidence) for result in results),
     )
 

@@ -86,7 +86,7 @@ def _all_steps(reports: Mapping[str, Report]) -> list[int]:
 
 def _add_rows(table: Table, run: str, report: Report, steps: Sequence[int]) -> None:
     cells = lambda values, form: [form.format(values[t]) if t in values else "–" for t in steps]
-    network = f"{report.model}, L = {report.levels}, {report.dataset}"
+    network = f"{report.model}, {report.activations}, {report.dataset}"
     table.add_row(run, "ANN", "accuracy %", f"{100 * report.ann_accuracy:.2f}", end_section=True)
     for place, method in enumerate(report.methods):
         percent = {t: 100 * value for t, value in method.accuracy.items()}

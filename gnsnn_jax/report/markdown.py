@@ -70,7 +70,7 @@ def _examined(report: Report, analysis: NetworkSummary) -> list[str]:
 
 def _head(report: Report) -> str:
     return (
-        f"# {report.model}, L = {report.levels}, on {report.dataset}\n\n{report.samples} test samples; "
+        f"# {report.model}, {report.activations}, on {report.dataset}\n\n{report.samples} test samples; "
         f"the network itself (ANN) reaches {100 * report.ann_accuracy:.2f} %."
     )
 

@@ -15,6 +15,7 @@ from gnsnn_jax.interop.functions import is_own
 with extra("report"):
     from pydantic import Field, TypeAdapter, ValidationError
 
+_WRITTEN = {"relu": "ReLU", "gelu": "GELU"}  # activations in titles
 _ABSENT = {"is_absent_if_none": True}  # from the JSON
 
 
@@ -205,6 +206,7 @@ class Report:
         dataset: The name of the data set.
         model: The name of the network.
         levels: L of the activations of the network.
+        activation: Their name in the configuration, such as "gelu"; None in reports of earlier versions.
         ann_accuracy: The accuracy of the network itself on the test split.
         samples: The number of samples of the test split.
         methods: At least one result; all have the same numbers of time-steps.
@@ -218,6 +220,7 @@ class Report:
     samples: int
     methods: Annotated[tuple[MethodResult, ...], Field(min_length=1)]
     analysis: NetworkSummary | NotExamined | None = field(default=None, metadata=_ABSENT)
+    activation: str | None = field(default=None, metadata=_ABSENT)
 
     @property
     def steps(self) -> list[int]:
@@ -229,8 +232,17 @@ class Report:
         """The name of the network and, where it is one of this package, the kind of its activations."""
         if is_own(self.model):
             return self.model
-        is_relu = any(method.thresholds for method in self.methods)
-        return f"{self.model} ({'ReLU' if is_relu else 'L = ' + str(self.levels)})"
+        return f"{self.model} ({self.activations})"
+
+    @property
+    def activations(self) -> str:
+        """The kind of the activations, "ReLU" or "GELU", else their L."""
+        levels = f"L = {self.levels}"
+        if is_own(self.model):
+            return levels
+        if self.activation:
+            return _WRITTEN.get(self.activation, levels)
+        return "ReLU" if any(method.thresholds for method in self.methods) else levels
 
     def to_json(self) -> dict[str, Any]:
         """Returns what report.json holds: fields by name, numbers of steps as text, tuples as lists."""
