@@ -23,6 +23,7 @@ from gnsnn_jax.method.activations import qcfs, staircase
 from gnsnn_jax.method.calibrations import Calibration, offset_spikes
 from gnsnn_jax.method.neurons import GroupNeuron, Neuron, group_neuron, integrate_and_fire, run
 from gnsnn_jax.method.neurons.binary_group import binary_group_neuron
+from gnsnn_jax.method.neurons.differential import differential
 from gnsnn_jax.method.neurons.multi_threshold import multi_threshold_neuron
 from gnsnn_jax.method.neurons.signed_memory import signed_memory_neuron
 from gnsnn_jax.method.neurons.st_bif import st_bif_neuron
@@ -48,6 +49,7 @@ __all__ = [
     "accuracy_over_time",
     "binary_group_neuron",
     "build",
+    "differential",
     "export",
     "find_thresholds",
     "fold_batch_norm",

@@ -14,9 +14,12 @@ from gnsnn_jax.method import neurons
 
 GRAIN = 1 / 64
 
-# The shared suites run over these: every neuron that has a name, and more members and signs of group neurons.
+# The shared suites run over these: every neuron that has a name and whose outputs are its spikes, and more members and
+# signs of group neurons.
 GROUPS = [gs.group_neuron(members, signed) for signed in (False, True) for members in (1, 2, 3, 4, 8)]
-NEURONS = list(dict.fromkeys([*GROUPS, *(make(4) for make in neurons.NEURONS.values())]))
+NAMED = {name: make(4) for name, make in neurons.NEURONS.items()}
+SENDING = {name: neuron for name, neuron in NAMED.items() if neuron.sends_its_value}
+NEURONS = list(dict.fromkeys([*GROUPS, *SENDING.values()]))
 # Whoever adds a calibration adds it here too.
 CALIBRATIONS = [gs.offset_spikes(4), gs.offset_spikes(3, passes=2)]
 

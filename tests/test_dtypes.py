@@ -6,16 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import dyadic
+from cases import SENDING, dyadic
 
 import gnsnn_jax as gs
-from gnsnn_jax.method import neurons
 
 DTYPES = ["bfloat16", "float16", "float32", "float64"]
-NEURONS = {name: make(4) for name, make in neurons.NEURONS.items()}
 CALIBRATIONS = [None, gs.offset_spikes(2), gs.offset_spikes(3, 3)]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
-every_neuron = pytest.mark.parametrize("neuron", NEURONS.values(), ids=NEURONS)
+every_neuron = pytest.mark.parametrize("neuron", SENDING.values(), ids=SENDING)
 every_calibration = pytest.mark.parametrize("calibration", CALIBRATIONS, ids=["none", "cos", "cos3"])
 
 

@@ -1,6 +1,7 @@
 """Neurons of other conversion methods against a plain simulation of each, and what their papers claim of them."""
 
 import json
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gnsnn_jax as gs
+from gnsnn_jax.analysis import evaluation
+from gnsnn_jax.data.batches import Split
+from gnsnn_jax.data.sets import Statistics, normalise
 from gnsnn_jax.method.methods import Method, parse_method
 from gnsnn_jax.method.values import from_json, to_json
 
@@ -259,35 +263,177 @@ def test_members_that_are_no_binary_digits_are_refused():
     assert gs.binary_group_neuron(3) != gs.group_neuron(7)
 
 
+# Differential coding.
+
+CODED = [
+    gs.differential(each) for each in (gs.multi_threshold_neuron(3), gs.group_neuron(4), gs.binary_group_neuron(2))
+]
+CODED += [each.signed_form() for each in CODED]
+EXACT = 3  # steps whose means, of one and two, are exact
+
+
+def largest_spike(charge, unit, neuron, below, above):
+    """What a neuron sends, in units, at least -below and at most `above`."""
+    if isinstance(neuron, type(MULTI[0])):
+        for size in [2.0**k for k in reversed(range(neuron.thresholds))]:
+            if charge >= 0.75 * size * unit and size <= above:
+                return size
+            if -charge >= 0.75 * size * unit and size <= below:
+                return -size
+        return 0.0
+    return max(-min(neuron.members, below), min(neuron.members, above, np.floor(charge / unit)))
+
+
+class Receiver:
+    """A neuron of the published network: currents and spikes tell changes alone, and it remembers both means."""
+
+    def __init__(self, coded, threshold, bias):
+        self.neuron, self.threshold, self.unit = coded.neuron, threshold, threshold / coded.members
+        self.either_sign, self.time = coded == coded.signed_form(), 0
+        self.potential = 0.0 if isinstance(self.neuron, type(MULTI[0])) else self.unit / 2
+        self.mean_in, self.mean_out, self.total = bias, 0.0, 0.0
+
+    def step(self, change):
+        self.time += 1
+        self.potential += change + self.mean_in - self.mean_out
+        self.total += self.mean_out
+        above = np.floor((self.time * self.threshold - self.total) / self.unit)
+        below = np.floor((self.total + self.either_sign * self.time * self.threshold) / self.unit)
+        spike = self.unit * largest_spike(self.potential, self.unit, self.neuron, below, above)
+        self.potential -= spike
+        self.total += spike
+        self.mean_in += change / self.time
+        self.mean_out += spike / self.time
+        return spike
+
+    def cost(self, spike):
+        units = round(abs(spike) / self.unit)
+        binary = isinstance(self.neuron, type(BINARY[0]))
+        return bin(units).count("1") if binary else units if type(self.neuron) is gs.GroupNeuron else int(units > 0)
+
+
+@given(simulations(CODED, steps=EXACT))
+def test_a_differential_neuron_stands_for_what_the_receivers_of_its_spikes_remember(simulation):
+    coded, currents, threshold = simulation
+    outputs, _ = gs.run(coded, currents, threshold)
+    _, sent = coded.sent(coded.nothing_sent(currents.shape[1:]), outputs, jnp.float32(threshold))
+    for own, found, counts in each_neuron(currents, outputs, sent):
+        receiver, before = Receiver(coded, threshold, 0.0), 0.0
+        for x, y, count in zip(own, found, counts, strict=True):
+            mean = receiver.mean_out
+            spike = receiver.step(x - before)
+            before += (x - before) / receiver.time
+            assert (y, count) == (mean + spike, receiver.cost(spike))
+
+
+def two_populations(parameters, x):
+    weights, biases = parameters
+    for matrix, bias in zip(weights[:-1], biases[:-1], strict=True):
+        x = gs.qcfs(x @ matrix + bias[None], 2.0, 4)
+    return x @ weights[-1] + biases[-1][None]
+
+
+@pytest.mark.parametrize("coded", [CODED[0], *(pytest.param(each, marks=pytest.mark.slow) for each in CODED[1:3])])
+def test_a_network_of_them_is_the_published_one_that_gets_its_input_and_biases_once(coded):
+    weights, x = [dyadic(k, (5, 5), -1, 1) for k in range(3)], dyadic(3, (1, 5), -1, 2)
+    biases = [dyadic(4 + k, (5,), -1, 1) for k in range(3)]
+    snn = gs.to_spiking(two_populations, coded, steps=EXACT)
+    found, seen = snn((weights, biases), x), gs.observe(snn, [x], variables=(weights, biases))
+    layers = [[Receiver(coded, 2.0, float(each)) for each in bias] for bias in biases[:-1]]
+    answer = np.float64(biases[-1])
+    for t in range(EXACT):
+        sent = np.float64(x[0]) * (t == 0)
+        for layer, matrix, population in zip(layers, weights[:-1], seen.populations, strict=True):
+            sent = np.asarray(
+                [each.step(change) for each, change in zip(layer, sent @ np.float64(matrix), strict=True)]
+            )
+            costs = [each.cost(spike) for each, spike in zip(layer, sent, strict=True)]
+            assert population.spikes.units[t] == sum(costs)
+        change = sent @ np.float64(weights[-1])
+        np.testing.assert_allclose(found[t, 0], answer + change, atol=1e-5)
+        answer += change / (t + 1)
+
+
+@given(st.sampled_from(CODED), seeds)
+def test_the_mean_of_a_constant_current_is_right_within_a_unit_over_the_steps_and_costs_little(coded, seed):
+    x, either_sign = dyadic(seed, (MANY,), -1.5, 1.5), coded == coded.signed_form()
+    wanted, unit = np.clip(np.float64(x), -1.0 if either_sign else 0, 1.0), 1 / coded.members
+    currents = jnp.broadcast_to(x, (24, MANY))
+    outputs, _ = gs.run(coded, currents, 1.0)
+    for steps in (4, 8, 24):
+        assert (np.abs(np.float64(outputs[:steps]).mean(0) - wanted) <= unit / steps + 1e-5)[np.abs(x) <= 1].all()
+    _, sent = coded.sent(coded.nothing_sent((MANY,)), outputs, jnp.float32(1))
+    plain = gs.group_neuron(coded.members, either_sign)
+    assert sent.sum() < plain.count(gs.run(plain, currents, 1.0)[0], 1.0).sum()
+
+
+@given(simulations(CODED[:1]))
+def test_spikes_are_counted_from_any_step_on(simulation):
+    coded, currents, threshold = simulation
+    outputs, threshold = gs.run(coded, currents, threshold)[0], jnp.float32(threshold)
+    memory = coded.nothing_sent((MANY,))
+    head_memory, head = coded.sent(memory, outputs[:4], threshold)
+    _, tail = coded.sent(head_memory, outputs[4:], threshold)
+    np.testing.assert_array_equal(jnp.concatenate([head, tail]), coded.sent(memory, outputs, threshold)[1])
+
+
+@pytest.mark.slow
+def test_an_evaluation_in_several_calls_counts_what_is_sent():
+    images = np.random.default_rng(0).integers(0, 256, (6, 2, 2, 1)).astype(np.uint8)
+    split, prepare = Split(images, np.zeros(6, np.int32)), partial(normalise, to=Statistics((128.0,), (64.0,)))
+    network = lambda weights, x: gs.qcfs(x.reshape(len(x), -1) @ weights, 1.0, 4) @ weights
+    weights, steps = dyadic(1, (4, 4), -1, 1), evaluation.LONGEST_CALL + 3
+    found = evaluation.evaluate_over_time(gs.to_spiking(network, CODED[1], steps=steps), weights, split, prepare, 4)
+    currents = jnp.broadcast_to(prepare(images).reshape(6, 4) @ weights, (steps, 6, 4))
+    outputs = gs.run(CODED[1], currents, 1.0)[0]
+    _, sent = CODED[1].sent(CODED[1].nothing_sent((6, 4)), outputs, jnp.float32(1))
+    np.testing.assert_array_equal(found.spikes, jnp.cumsum(sent.sum(-1), 0))
+
+
+def test_max_pooling_takes_the_sums_of_differential_neurons_as_they_are():
+    """They are no whole numbers of a unit."""
+    coded, x = CODED[0], dyadic(2, (7, 6), -1, 2)
+    pooled = lambda x: jnp.max(gs.qcfs(x, 2.0, 4).reshape(7, 3, 2), -1) @ jnp.eye(3)
+    found = gs.to_spiking(pooled, coded, steps=5, reduce="sum")(x)
+    sums = gs.run(coded, jnp.broadcast_to(x, (5, 7, 6)), 2.0)[0].sum(0)
+    np.testing.assert_allclose(found, sums.reshape(7, 3, 2).max(-1), atol=1e-5)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_differential_coding_does_not_take_is_explained():
+    with pytest.raises(gs.InputError, match="starts from no other potential"):
+        gs.offset_spikes(2).initial(CODED[0], dyadic(0, (3, 4)), 1.0)
+    for wrong in (gs.st_bif_neuron(), 4, CODED[0]):
+        with pytest.raises(TypeError, match="differential coding takes the spikes of group_neuron"):
+            gs.differential(wrong)
+
+
 # In networks.
 
 
 class Network(nn.Module):
-    """Spikes, then an operation that is not linear, so that there is an encoder."""
+    """Populations of each kind, and encoders behind operations that are not linear."""
 
     @nn.compact
     def __call__(self, x):
-        x = gs.qcfs(nn.Dense(6)(x), jnp.float32(2.0), 128)
-        return nn.Dense(3)(gs.qcfs(nn.Dense(6)(nn.gelu(nn.Dense(6)(x))), jnp.float32(2.0), 128))
+        for _ in range(2):
+            x = nn.gelu(nn.Dense(6)(gs.qcfs(nn.Dense(6)(x), jnp.float32(2.0), 128)))
+        return nn.Dense(3)(x)
 
 
-X = dyadic(1, (16, 5), -2, 2)
-MODEL = Network()
-VARIABLES = MODEL.init(jax.random.key(0), X)
-
-
-THRESHOLDS = {
-    site.name: jnp.float32(6.0) for site in gs.sites(MODEL.apply, VARIABLES, X) if site.kind == "encoder"
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("neuron", NAMED, ids=repr)
-def test_each_goes_everywhere(neuron):
-    snn = gs.to_spiking(MODEL.apply, neuron, steps=8, thresholds=THRESHOLDS)
-    found = gs.verify(MODEL.apply, snn, [X], variables=VARIABLES)
-    assert found.error[-1] < 0.8 * found.error[0]
-    seen = gs.observe(snn, [X], variables=VARIABLES).populations
-    assert [each.members for each in seen] == [neuron.members] * len(seen)
+@pytest.mark.slow
+def test_each_goes_everywhere():
+    x, model = dyadic(1, (16, 5), -2, 2), Network()
+    variables = model.init(jax.random.key(0), x)
+    found = gs.sites(model.apply, variables, x)
+    which = [*NAMED, CODED[0]]
+    neurons = {site.name: which[k] for k, site in enumerate(found)}
+    options = {"thresholds": {site.name: jnp.float32(3.0) for site in found if site.kind == "encoder"}, "steps": 8}
+    snn = gs.to_spiking(model.apply, neurons, **options)
+    errors = gs.verify(model.apply, snn, [x], variables=variables)
+    assert all(site.alone[-1] < 0.8 * site.alone[0] for site in errors.sites)
+    seen = gs.observe(snn, [x], variables=variables).populations
+    assert [each.members for each in seen] == [which[k].members for k in range(len(seen))]
     assert all((each.spikes.events <= each.spikes.units).all() for each in seen)
 
 
@@ -304,6 +450,7 @@ def test_each_is_calibrated_towards_its_count(neuron):
     assert errors[1] < errors[0]
 
 
+@pytest.mark.slow
 def test_binary_spikes_change_no_output_of_a_network_and_cost_less():
     weights, x = [dyadic(k, (5, 5), -1, 1) for k in range(3)], dyadic(3, (8, 5), -1, 2)
     convert = lambda neuron: gs.to_spiking(without_biases, neuron, steps=4)
@@ -323,16 +470,19 @@ def test_binary_spikes_change_no_output_of_a_network_and_cost_less():
         (gs.st_bif_neuron(), gs.st_bif_neuron(None, None)),
         (gs.multi_threshold_neuron(3), gs.multi_threshold_neuron(3, True)),
         (gs.binary_group_neuron(3), gs.binary_group_neuron(3, True)),
+        (gs.differential(gs.group_neuron(4)), gs.differential(gs.group_neuron(4, True))),
         (gs.signed_memory_neuron(), gs.integrate_and_fire(signed=True)),
     ],
 )
 def test_encoders_take_the_form_of_either_sign_which_stands_for_no_activation(neuron, encoder):
-    spiking = gs.to_spiking(MODEL.apply, neuron, steps=2, thresholds=THRESHOLDS)
-    kinds = {site.kind: spiking.neuron_of(site) for site in gs.sites(MODEL.apply, VARIABLES, X)}
-    assert kinds["encoder"] == encoder
-    assert kinds["qcfs"] == neuron
+    weights, x = dyadic(0, (5, 5)), dyadic(1, (2, 5))
+    network = lambda x: nn.gelu(gs.qcfs(x, 2.0, 4)) @ weights
+    found = gs.sites(network, x)
+    thresholds = {site.name: jnp.float32(2.0) for site in found if site.kind == "encoder"}
+    spiking = gs.to_spiking(network, neuron, steps=2, thresholds=thresholds)
+    assert {site.kind: spiking.neuron_of(site) for site in found} == {"encoder": encoder, "qcfs": neuron}
     with pytest.raises(gs.InputError, match="a signed neuron stands at"):
-        gs.to_spiking(MODEL.apply, encoder, steps=2, thresholds=THRESHOLDS)(VARIABLES, X)
+        gs.to_spiking(network, encoder, steps=2, thresholds=thresholds)(x)
 
 
 @pytest.mark.parametrize(
@@ -341,10 +491,11 @@ def test_encoders_take_the_form_of_either_sign_which_stands_for_no_activation(ne
         ("stbif", gs.st_bif_neuron()),
         ("mt", gs.multi_threshold_neuron(4)),
         ("hmt", gs.binary_group_neuron(4)),
+        ("dc", gs.differential(gs.multi_threshold_neuron(4))),
     ],
 )
 def test_each_has_a_name_and_is_stored(name, neuron):
     method = parse_method(f"{name}+cos", members=8, probe_steps=4)
     assert method.neuron == neuron
     assert Method.from_json(json.loads(json.dumps(method.to_json()))) == method
-    assert all(from_json(to_json(each)) == each for each in [*TRACKERS, *MULTI, *BINARY])
+    assert all(from_json(to_json(each)) == each for each in [*TRACKERS, *MULTI, *BINARY, *CODED])

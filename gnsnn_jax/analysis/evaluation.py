@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,12 +13,13 @@ import numpy as np
 from gnsnn_jax._types import Array, Float, Int
 from gnsnn_jax.conversion.answers import classes_of, confidence_of
 from gnsnn_jax.conversion.converted_function import converted_function
-from gnsnn_jax.conversion.sites import Site
 from gnsnn_jax.conversion.to_spiking import SpikingFunction
 from gnsnn_jax.data.batches import PADDING
 from gnsnn_jax.data.sets import Split, read_in_order
 from gnsnn_jax.data.streaming import Stream
 from gnsnn_jax.dtypes import sum_type, summed_over_time
+from gnsnn_jax.engine.graph import Operation
+from gnsnn_jax.engine.simulation import Observer
 from gnsnn_jax.runtime import devices
 
 
@@ -105,12 +106,6 @@ def _without_padding(labels: Array, *values: Array | np.ndarray) -> list[np.ndar
     return [np.asarray(value)[..., kept] for value in (labels, *values)]
 
 
-def _unit_spikes(spiking: SpikingFunction, spikes: Array, site: Site) -> Array:
-    """Unit spikes of each sample [T, B]."""
-    units = spiking.neuron_of(site).count(spikes, site.threshold)
-    return units.sum(tuple(range(2, units.ndim)))
-
-
 @partial(jax.jit, static_argnames=("spiking", "prepare"))
 def _evaluate_batch(spiking: SpikingFunction, prepare: Prepare, variables: Any, images: Array, labels: Array):
     """Labels [B], and predictions, unit spikes and confidences [T, B], on every device."""
@@ -164,7 +159,19 @@ def _next_part(
 
 
 def _counted(spiking: SpikingFunction) -> SpikingFunction:
-    return spiking.observed(partial(_unit_spikes, spiking))
+    """Beside the outputs, the spikes that each population sends for each sample [T, B]."""
+
+    def start(operation: Operation) -> Any:
+        return spiking.neuron_at(operation).nothing_sent(operation.shape) if operation.is_activation else None
+
+    def look(memory: Any, operation: Operation, inputs: Sequence[Any], outputs: Sequence[Array]) -> tuple[Any, Any]:
+        if not operation.is_activation:
+            return memory, None
+        threshold = jnp.asarray(inputs[1], jnp.float32)
+        memory, spikes = spiking.neuron_at(operation).sent(memory, outputs[0], threshold)
+        return memory, spikes.sum(tuple(range(2, spikes.ndim)))
+
+    return spiking.observed(Observer(start, look))
 
 
 def _answers(outputs: Array, counts: list[Array], before: Array) -> tuple:

@@ -136,9 +136,12 @@ class _Watched:
         self.activations = self._of_the_network() if observation.compare else {}
         self.looks = dict(self._looks())
 
-    def start(self, operation: Operation) -> rates.Progress | None:
-        compares = operation.is_activation and self.observation.compare
-        return rates.nothing_yet(operation.shape) if compares else None
+    def start(self, operation: Operation) -> tuple[rates.Progress | None, Any]:
+        """What its rates are made of, if they are compared, and what its neuron remembers to count its spikes."""
+        if not operation.is_activation:
+            return None, None
+        progress = rates.nothing_yet(operation.shape) if self.observation.compare else None
+        return progress, self.spiking.neuron_at(operation).nothing_sent(operation.shape)
 
     def look(self, progress: Any, operation: Operation, inputs, outputs) -> tuple[Any, Any]:
         look = self.looks.get(operation.outputs)
@@ -198,20 +201,21 @@ class _Watched:
         shape = source.operation.shape
         _check_batch(source.name, shape, (len(self.present), *fan.whole.shape))
 
-        def look(progress, inputs, outputs):
-            currents, threshold = inputs
+        def look(memory, inputs, outputs):
+            (progress, so_far), (currents, threshold) = memory, inputs
             threshold = align(jnp.asarray(threshold, jnp.float32), shape, "threshold")
-            sent = neuron.count(outputs[0], threshold)
+            so_far, sent = neuron.sent(so_far, outputs[0], threshold)
             sums, some = jnp.zeros((len(sent), len(SUMS))), jnp.zeros((len(sent), 0))
             if self.observation.compare:
                 own = self.activations[source.slot].astype(jnp.float32) / threshold
                 least, unit = rates.least_units(neuron), threshold / neuron.members
                 population = rates.Population(own, unit, neuron.members, least, self.present)
-                net = neuron.units(outputs[0], threshold)
+                whole = neuron.sends_its_value
+                net = neuron.units(outputs[0], threshold) if whole else outputs[0].astype(jnp.float32) / unit[None]
                 progress, sums, some = rates.compare(progress, population, currents, net, self.observation.wanted)
             counts = OfPopulation(_counted(sent, neuron.members, fan, self.present), sums)
             thresholds = jnp.broadcast_to(threshold[None], (len(sent), *threshold.shape))
-            return progress, {("population", source.name): (counts, (thresholds, some))}
+            return (progress, so_far), {("population", source.name): (counts, (thresholds, some))}
 
         return look
 

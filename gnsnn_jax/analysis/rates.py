@@ -61,13 +61,13 @@ def compare(
     progress: Progress,
     population: Population,
     currents: Float[Array, "T B *shape"],
-    units: Int[Array, "T B *shape"],
+    units: Int[Array, "T B *shape"] | Float[Array, "T B *shape"],
     wanted: Bool[np.ndarray, " steps"],
 ) -> tuple[Progress, Float[Array, "T sums"], Float[Array, "T K"]]:
     """After each of the next steps, the sums of `SUMS` and the rates of some neurons.
 
-    `units` are whole numbers, negative ones for negative spikes. `wanted` says for each number of steps, from 0 on,
-    whether to; at others there are zeros.
+    `units` are whole numbers, negative ones for negative spikes; of neurons that send something else than their
+    value, any numbers. `wanted` says for each number of steps, from 0 on, whether to; at others there are zeros.
     """
 
     def one_step(progress: Progress, at_step: tuple[Array, Array]):
@@ -109,7 +109,7 @@ def _looked_at(progress: Progress, population: Population) -> tuple[Array, Array
     values += [progress.count == 0, size(progress.count) == most, size(activation) <= 0]
     values += [size(activation) >= 1 - ROUNDING]
     for offset in (beyond, beyond_own):
-        near = jnp.clip(offset, -FARTHEST, FARTHEST)
+        near = jnp.clip(jnp.round(offset), -FARTHEST, FARTHEST)
         values += [near == by for by in range(-FARTHEST, FARTHEST + 1)]
     return _sums([value.astype(jnp.float32) for value in values], present), taken(rate)
 

@@ -57,8 +57,10 @@ class Units:
         rule = known_rule_of(operation.eqn).unit
         return rule(self, operation) if rule else None
 
-    def _of_spikes(self, operation: Operation) -> Whole:
+    def _of_spikes(self, operation: Operation) -> Whole | None:
         threshold, neuron = operation.inputs[1], self.neuron_at(operation)
+        if not neuron.sends_its_value:
+            return None
         value = jnp.asarray(self.values[threshold]).astype(jnp.float32)
         value = value.reshape(()) if value.size == 1 else align(value, operation.shape, "threshold")
         size = neuron.unit(value)

@@ -45,6 +45,8 @@ class Neuron(ABC):
     Attributes:
         members: the most units that one step can emit; 1 by default.
         signed: whether a step can emit negative units, down to -members; False by default.
+        sends_its_value: whether its outputs are the spikes that it sends, whole numbers of units; True by default. A
+            neuron whose outputs are not says by `sent` how many spikes it sent.
 
     A subclass sets them as attributes of the class or as fields.
     """
@@ -55,9 +57,12 @@ class Neuron(ABC):
         def members(self) -> int: ...
         @property
         def signed(self) -> bool: ...
+        @property
+        def sends_its_value(self) -> bool: ...
     else:
         members = 1
         signed = False
+        sends_its_value = True
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Neuron:
         if cls is Neuron:
@@ -196,6 +201,29 @@ class Neuron(ABC):
             InputError: for a threshold that does not broadcast.
         """
         return jnp.abs(self.units(outputs, threshold))
+
+    def nothing_sent(self, shape: tuple[int, ...]) -> Any:
+        """What `sent` remembers before the first step: None, or a tree of arrays.
+
+        Args:
+            shape: of one step.
+        """
+        return None
+
+    def sent(
+        self, memory: Any, outputs: Float[Array, "n *shape"], threshold: Array
+    ) -> tuple[Any, Int[Array, "n *shape"]]:
+        """How many spikes were sent at each of n consecutive steps: `count`, if outputs are what is sent.
+
+        Args:
+            memory: as `nothing_sent` and `sent` return it.
+            outputs: y [n, ...].
+            threshold: [] or [C].
+
+        Returns:
+            What to remember, and int32 [n, ...].
+        """
+        return memory, self.count(outputs, threshold)
 
 
 def _is_array(state: Any) -> bool:

@@ -56,6 +56,11 @@ class GroupNeuron(Neuron):
         spikes = staircase(charged, unit, self.members, self.signed)
         return charged - spikes, spikes
 
+    def limited(self, charged: Array, unit: Array, below: Array, above: Array) -> Array:
+        """What the signed form emits at a charge, in units, if these are at least -below and at most `above`, int32."""
+        units = jnp.round(staircase(charged, unit, self.members, True) / unit).astype(jnp.int32)
+        return jnp.clip(units, -below, above)
+
     def signed_form(self) -> GroupNeuron:
         return replace(self, signed=True)
 

@@ -87,12 +87,16 @@ class MultiThresholdNeuron(Neuron):
         back = self._largest(lambda size: self._can_take(size, state.sent), state.sent.shape)
         return -back.astype(unit.dtype) * unit
 
+    def limited(self, charged: Array, unit: Array, below: Array, above: Array) -> Array:
+        """What it emits at a charge, in units, if these are at least -below and at most `above`: int32, 0 or a power
+        of two of either sign."""
+        fires = lambda charged, most: lambda size: (charged >= FIRES_AT * size * unit) & (size <= most)
+        up, down = fires(charged, above), fires(-charged, below)
+        return self._largest(up, charged.shape) - self._largest(down, charged.shape)
+
     def _units(self, charged: Array, unit: Array, sent: Array) -> Array:
-        """int32 [...], 0 or a power of two of either sign."""
-        fires = lambda charged: lambda size: charged >= FIRES_AT * size * unit
-        up, down = fires(charged), fires(-charged)
-        back = self._largest(lambda size: down(size) & self._can_take(size, sent), charged.shape)
-        return self._largest(up, charged.shape) - back
+        below = jnp.full_like(sent, self.members) if self.either_sign else sent
+        return self.limited(charged, unit, below, jnp.full_like(sent, self.members))
 
     def _can_take(self, size: int, sent: Array) -> Array:
         return jnp.ones_like(sent, bool) if self.either_sign else sent >= size
