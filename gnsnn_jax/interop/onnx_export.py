@@ -33,7 +33,7 @@ def onnx_bytes(function: Callable, data: Sequence[jax.ShapeDtypeStruct]) -> byte
         import jax2onnx
         import onnx
     traced = plain(jax.make_jaxpr(function)(*data), _REWRITTEN)
-    with _quietly():
+    with _quietly(), _functions_of_jax_kept():
         model = _model(jax2onnx.to_onnx, traced, data)
         _check(onnx.checker.check_model, model)
     return model.SerializeToString()
@@ -90,6 +90,19 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _functions_of_jax_kept() -> Iterator[None]:
+    """Puts back what jax2onnx leaves replaced: its `jnp.cumsum` takes no axis by position."""
+    before = [(module, dict(vars(module))) for module in (jax, jnp, lax, jax.nn)]
+    try:
+        yield
+    finally:
+        for module, functions in before:
+            for name, value in functions.items():
+                if getattr(module, name) is not value:
+                    setattr(module, name, value)
 
 
 # Operations that jax2onnx writes for few axes or for sizes that are numbers, in others that it writes for all.
