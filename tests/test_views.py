@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gnsnn_jax as gs
+from gnsnn_jax.method.neurons.run import run_on_sums
 
 RELU = 2.0  # threshold of the ReLUs here
 X = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
@@ -330,3 +331,46 @@ def test_a_neuron_of_ones_own_goes_everywhere():
     gs.verify(ann, snn, [X])
     assert gs.observe(snn, [X]).populations[0].members == 1
     assert gs.stop_when(0.99)(snn)(X).latency.max() <= 4
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([1, 3, 16]), st.booleans(), st.sampled_from([1, 4, 9]))
+def test_group_neurons_on_sums_are_those_on_currents(seed, members, signed, steps):
+    """In whole numbers of a power of two, where neither rounds."""
+    currents = jax.random.randint(jax.random.key(seed), (steps, 5), -40, 41) / 8
+    neuron = gs.group_neuron(members, signed)
+    threshold = jnp.float32(2.0 * members)
+    outputs, potential = gs.run(neuron, currents, threshold)
+    found, owed = run_on_sums(neuron, jnp.cumsum(currents, 0), threshold, None, currents.dtype)
+    np.testing.assert_array_equal(found, outputs)
+    np.testing.assert_array_equal(owed + currents.sum(0), potential)
+
+
+def test_a_subclass_with_a_step_of_its_own_keeps_it():
+    @dataclass(frozen=True)
+    class Leaky(gs.GroupNeuron):
+        def step(self, state, x_t, threshold):
+            return super().step(state / 2, x_t, threshold)
+
+    assert gs.group_neuron(4).steps_on_sums
+    assert not Leaky(4).steps_on_sums
+
+
+@pytest.mark.parametrize(
+    ("function", "sums"),
+    [
+        (lambda x: jax.nn.gelu(x, approximate=False), 1),
+        (jax.nn.silu, 1),
+        (lambda x: (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6), 1),
+        (lambda x: jax.nn.softmax(2 * x + 1), 1),
+        (lambda x: x + jnp.tanh(x), 1),
+    ],
+)
+def test_one_sum_is_carried_for_a_chain_of_operations(function, sums):
+    """Whatever linear operations lie within it: only spikes come in, and only a mean is read."""
+    weights = jax.random.normal(jax.random.key(0), (6, 6)) / 2
+    net = lambda x: function(jax.nn.relu(x) @ weights) @ weights
+    x = jax.random.normal(jax.random.key(1), (2, 6))
+    thresholds = gs.find_thresholds(net, [x], 16)
+    snn = gs.to_spiking(net, gs.group_neuron(16), steps=3, thresholds=thresholds)
+    assert len(snn.initial_state(x).carried) == sums, snn.initial_state(x).carried.keys()

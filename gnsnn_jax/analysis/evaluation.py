@@ -121,8 +121,8 @@ def _evaluate_in_parts(
     one, sums, state = (spiking, prepare, variables, images), None, None
     parts, done = [], 0
     while done < spiking.steps:
-        left = -(-(spiking.steps - done) // spiking.chunk)
-        chunks = min(left, max(1, LONGEST_CALL // spiking.chunk))
+        left = -(-(spiking.steps - done) // spiking.longest_chunk)
+        chunks = min(left, max(1, LONGEST_CALL // spiking.longest_chunk))
         found, sums, state = _next_part(*one, sums, state, chunks) if done else _first_part(*one)
         parts.append([np.asarray(each) for each in found])
         done += len(parts[-1][0])

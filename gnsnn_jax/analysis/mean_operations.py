@@ -12,7 +12,8 @@ from gnsnn_jax.analysis.layers import is_product
 from gnsnn_jax.engine.graph import Operation, Slot
 from gnsnn_jax.engine.jaxprs import called_by, type_of
 from gnsnn_jax.engine.rules import known_rule_of
-from gnsnn_jax.engine.split import How, SpikingNetwork, View
+from gnsnn_jax.engine.split import SpikingNetwork
+from gnsnn_jax.engine.views import How, View
 
 
 class MeanOperations(NamedTuple):

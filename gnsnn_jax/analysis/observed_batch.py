@@ -105,7 +105,9 @@ class Observation:
     @property
     def wanted(self) -> Bool[np.ndarray, " steps"]:
         """By number of steps, whether rates are compared after so many."""
-        return np.isin(np.arange(self.spiking.steps + self.spiking.chunk + 1), self.steps if self.compare else ())
+        return np.isin(
+            np.arange(self.spiking.steps + self.spiking.longest_chunk + 1), self.steps if self.compare else ()
+        )
 
     def _layers(self, traced: Traced) -> list[tuple[WeightedOperation, Layer]]:
         """The layers of this trace, each beside what was counted of the one of its name."""

@@ -28,6 +28,7 @@ from gnsnn_jax.method.calibrations import Calibration
 from gnsnn_jax.method.neurons import Neuron
 
 DEFAULT_CHUNK = 2  # time-steps evaluated together; more of them no longer fit the caches of a CPU
+CHUNK_OF_MEANS = 1  # the same where neurons encode means, whose sums over several steps are passes over memory
 
 Reduce = Literal["mean", "sum"] | None
 Observe = Callable[[Array, Site], Any]
@@ -72,8 +73,8 @@ def to_spiking(
         calibration: gives each neuron its initial potential, from its first `probe_steps` currents; the network then
             computes max(steps, probe_steps) time-steps and returns the first `steps`.
         chunk: how many time-steps are evaluated layer by layer at a time, which changes no result. Memory grows with
-            it and not with `steps`. By default 2, which was as fast as any on a CPU; a GPU that a small batch leaves
-            idle may want more.
+            it and not with `steps`. By default 2, and 1 where encoders stand behind operations on means, which was as
+            fast as any on a CPU; a GPU that a small batch leaves idle may want more.
         time_axes: names the time axis of inputs that have one, as `in_axes` of `jax.vmap` names batch axes: None (no
             time), or an integer or a tree of them for each positional argument.
         thresholds: by name of the site, arrays [] or [C] or of any shape that broadcasts to the currents', as
@@ -110,7 +111,7 @@ def to_spiking(
         checked_neurons(neuron),
         at_least_one("steps", steps),
         calibration,
-        DEFAULT_CHUNK if chunk is None else at_least_one("chunk", chunk),
+        None if chunk is None else at_least_one("chunk", chunk),
         tuple(time_axes) if isinstance(time_axes, list) else time_axes,
         None if thresholds is None else check_thresholds(thresholds),
         None if product_dtype is None else _product_dtype(product_dtype),
@@ -156,7 +157,7 @@ class SpikingFunction:
     neuron: Neurons
     steps: int
     calibration: Calibration | None
-    chunk: int
+    chunk: int | None
     time_axes: Any
     thresholds: Mapping[str, Any] | None = None
     product_dtype: Any = None
@@ -181,15 +182,17 @@ class SpikingFunction:
 
     def first_chunk(self, *args) -> tuple[Any, State]:
         """What a call returns of as many time-steps as go together at the start, and the state after them."""
-        return self._one_chunk(args, self._schedule()[0] or self.chunk, None, self.calibration)
+        return self._one_chunk(args, None, self.calibration)
 
     def next_chunk(self, state: State, *args) -> tuple[Any, State]:
         """What a call returns of the `chunk` time-steps after this state, and the state after them."""
-        return self._one_chunk(args, self.chunk, state, None)
+        return self._one_chunk(args, state, None)
 
-    def _one_chunk(self, args, length, state, calibration) -> tuple[Any, State]:
+    def _one_chunk(self, args, state, calibration) -> tuple[Any, State]:
         traced = self._checked(args, {}, self.time_axes_of(*args))
         simulation = self._simulation(traced)
+        chunk = simulation.chunk_steps
+        length = chunk if state else self._schedule(chunk)[0] or chunk
         state = state or simulation.start()
         steps_of = lambda train: jax.lax.dynamic_slice_in_dim(train, state.now, length)
         trains = {slot: steps_of(train) for slot, train in traced.trains.items()}
@@ -315,35 +318,43 @@ class SpikingFunction:
     def _computed_steps(self) -> int:
         return max(self.steps, self.probe_steps)
 
-    def _schedule(self) -> tuple[int, int]:
+    @property
+    def longest_chunk(self) -> int:
+        """How many time-steps are evaluated together at most."""
+        return self.chunk or DEFAULT_CHUNK
+
+    def _chunk_for(self, network: SpikingNetwork) -> int:
+        return self.chunk or (CHUNK_OF_MEANS if network.encodes_means else DEFAULT_CHUNK)
+
+    def _schedule(self, chunk: int) -> tuple[int, int]:
         """Length of the first chunk, which the calibration probes, and number of chunks after it."""
-        if self._computed_steps <= max(self.chunk, self.probe_steps):
+        if self._computed_steps <= max(chunk, self.probe_steps):
             return self._computed_steps, 0
-        chunks = (self._computed_steps - self.probe_steps) // self.chunk
-        return self._computed_steps - chunks * self.chunk, chunks
+        chunks = (self._computed_steps - self.probe_steps) // chunk
+        return self._computed_steps - chunks * chunk, chunks
 
     def _simulation(self, traced: Traced) -> Simulation:
         values = evaluated_once(traced.network, traced.inputs)
         refuse_thresholds(traced.network, values)
-        return Simulation(
-            traced.network, values, self.neuron_at, self.chunk, self.product_dtype, _observer(self.observe)
-        )
+        chunk, observer = self._chunk_for(traced.network), _observer(self.observe)
+        return Simulation(traced.network, values, self.neuron_at, chunk, self.product_dtype, observer)
 
     def _simulate(self, traced: Traced) -> Found:
         """All steps: the first chunk by itself where its length or a calibration asks for it, the others in a scan."""
         simulation, trains = self._simulation(traced), traced.trains
-        first, chunks = self._schedule()
+        chunk = simulation.chunk_steps
+        first, chunks = self._schedule(chunk)
         if not first and traced.network.is_sharded:  # the first chunk makes states that are split as their currents are
-            first, chunks = self.chunk, chunks - 1
+            first, chunks = chunk, chunks - 1
         collected = _Collected(self.reduce, self.steps)
         if first:
             head = {slot: train[:first] for slot, train in trains.items()}
             state, found = simulation.chunk(head, first, simulation.start(), self.calibration)
-            total = collected.first(found, chunks * self.chunk)
+            total = collected.first(found, chunks * chunk)
         else:
-            part = {slot: train[: self.chunk] for slot, train in trains.items()}
-            state, shapes = simulation.started(part, self.chunk)
-            total = collected.nothing(shapes, chunks * self.chunk)
+            part = {slot: train[:chunk] for slot, train in trains.items()}
+            state, shapes = simulation.started(part, chunk)
+            total = collected.nothing(shapes, chunks * chunk)
         if chunks:
             body = {slot: _in_chunks(train[first:], chunks) for slot, train in trains.items()}
             total = _scanned(simulation, collected, body, chunks, state, total, first)
@@ -429,7 +440,7 @@ def _observer(observe: Observe | Observer | None) -> Observer:
         seen = observe(outputs[0], site_of(operation, inputs[1])) if observe and operation.is_activation else None
         return memory, seen
 
-    return Observer(lambda operation: None, look)
+    return Observer(lambda operation: None, look, sees_currents=False)
 
 
 def check_thresholds(thresholds: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,11 +21,13 @@ from gnsnn_jax._types import Array
 from gnsnn_jax.dtypes import at_least_single, state_type, sum_type
 from gnsnn_jax.engine.graph import Operation, Slot
 from gnsnn_jax.engine.jaxprs import CONVOLUTIONS, bind, bind_over_time, type_of
-from gnsnn_jax.engine.split import How, SpikingNetwork, View
+from gnsnn_jax.engine.split import SpikingNetwork
 from gnsnn_jax.engine.units import Units
+from gnsnn_jax.engine.views import How, View
 from gnsnn_jax.method.calibrations import Calibration
-from gnsnn_jax.method.neurons import Neuron, run
-from gnsnn_jax.method.neurons.run import own_state
+from gnsnn_jax.method.neurons import GroupNeuron, Neuron, run
+from gnsnn_jax.method.neurons.run import own_state, run_on_sums
+from gnsnn_jax.xla.computed_once import computed_once
 
 PRODUCTS = ("dot_general", *CONVOLUTIONS)  # whose operands may be rounded while they add up in float32
 
@@ -39,13 +41,15 @@ class Observer(NamedTuple):
     look(memory, operation, inputs, outputs) -> (memory, observation), at n consecutive time-steps; the
         inputs of an activation are its currents [n, ...] and its threshold, the outputs of all are
         [n, ...], and an observation is None or arrays [n, ...]
+    sees_currents  whether it looks at the currents of activations; None stands for them where it does not
     """
 
     start: Callable[[Operation], Any]
     look: Callable[[Any, Operation, Sequence[Any], Sequence[Array]], tuple[Any, Any]]
+    sees_currents: bool = True
 
 
-NOBODY = Observer(lambda operation: None, lambda memory, operation, inputs, outputs: (memory, None))
+NOBODY = Observer(lambda operation: None, lambda memory, operation, inputs, outputs: (memory, None), False)
 
 
 class State(NamedTuple):
@@ -139,8 +143,7 @@ class Simulation:
         neurons, memories, observations = [], [], []
         for operation, memory in zip(self.network.dynamic, state.memories, strict=True):
             if operation.is_activation:
-                inputs = [views.increments(operation.inputs[0]), self.values[operation.inputs[1]]]
-                spikes, after = self._fire(operation, inputs[0], inputs[1], next(before), calibration)
+                inputs, (spikes, after) = self._fire(operation, views, next(before), calibration)
                 neurons.append(after)
                 results = [spikes]
             else:
@@ -152,12 +155,22 @@ class Simulation:
         outputs = [views.increments(slot) for slot in self.network.outputs]
         return State(neurons, views.after, state.now + length, memories), Found(outputs, observations)
 
-    def _fire(self, operation: Operation, currents, threshold, state, calibration) -> tuple[Array, Any]:
-        """Runs one population from its state, its calibrated potential or its own initial one."""
-        neuron = self.neuron_at(operation)
+    def _fire(self, operation: Operation, views: _Views, state: Any, calibration) -> tuple[list[Any], Any]:
+        """Runs one population from its state, its calibrated potential or its own initial one.
+
+        Returns its currents, where somebody needs them, and its threshold; and its outputs with the state after them.
+        """
+        neuron, (slot, _), threshold = self.neuron_at(operation), operation.inputs, self.values[operation.inputs[1]]
+        if not (isinstance(neuron, GroupNeuron) and neuron.steps_on_sums and views.holds_means(slot)):
+            currents = views.increments(slot)
+            if calibration:
+                state = calibration.initial(neuron, currents[: calibration.probe_steps], threshold)
+            return [currents, threshold], run(neuron, currents, threshold, state)
         if calibration:
-            state = calibration.initial(neuron, currents[: calibration.probe_steps], threshold)
-        return run(neuron, currents, threshold, state)
+            state = calibration.initial(neuron, views.first_increments(slot, calibration.probe_steps), threshold)
+        currents = views.increments(slot) if self.observer.sees_currents else None
+        dtype = type_of(operation.eqn.outvars[0]).dtype
+        return [currents, threshold], run_on_sums(neuron, views.sums(slot), threshold, state, dtype)
 
     def _apply(self, operation: Operation, views: _Views) -> tuple[list[Any], list[Array]]:
         """What an operation reads and makes, in the view of its outputs."""
@@ -232,6 +245,14 @@ class _Views:
             return value
         return self._once("increments", slot, lambda: self._increments_of(slot, value))
 
+    def first_increments(self, slot: Slot, steps: int) -> Array:
+        """Those of the first steps of all, for a value that is held as means; nothing is carried for them."""
+        sums = self.sums(slot)[:steps]
+        return jnp.diff(sums, axis=0, prepend=jnp.zeros_like(sums[:1])).astype(self.values[slot].dtype)
+
+    def holds_means(self, slot: Slot) -> bool:
+        return self.network.views.get(slot) is View.MEANS
+
     def means(self, slot: Slot) -> Any:
         """The means so far [n, ...] of a value that varies."""
         if self.network.views.get(slot) is not View.INCREMENTS:
@@ -243,8 +264,7 @@ class _Views:
         view = self.network.views.get(slot)
         if view is View.INCREMENTS:
             return self._once("sums", slot, lambda: self._sums_of(slot))
-        value = jnp.asarray(self.values[slot])
-        return self._times(value[None] if view is None else value)
+        return self._once("sums", slot, lambda: self._times_of(slot, view))
 
     def differences(self, key: str, sums: Array) -> Array:
         """What each step adds to sums [n, ...]; the last of them is carried under the key."""
@@ -257,8 +277,12 @@ class _Views:
             self.made[view, slot] = make()
         return self.made[view, slot]
 
+    def _times_of(self, slot: Slot, view: View | None) -> Array:
+        value = jnp.asarray(self.values[slot])
+        return self._times(value[None] if view is None else value)
+
     def _increments_of(self, slot: Slot, means: Array) -> Array:
-        return self.differences(f"times {slot}", self._times(means)).astype(means.dtype)
+        return self.differences(f"times {slot}", self.sums(slot)).astype(means.dtype)
 
     def _means_of(self, slot: Slot) -> Array:
         sums = self.sums(slot)
@@ -268,7 +292,7 @@ class _Views:
         increments = self.values[slot]
         wide = increments.astype(sum_type(increments.dtype))
         key = f"sum {slot}"
-        sums = self._carried(key, wide)[None] + jnp.cumsum(wide, axis=0)
+        sums = computed_once(self._carried(key, wide)[None] + jnp.cumsum(wide, axis=0))
         self.after[key] = sums[-1]
         return sums
 

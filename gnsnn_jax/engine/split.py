@@ -1,12 +1,6 @@
 """The operations of a network, split into what varies in time and what does not, and how what varies runs over time.
 
-A value that varies in time is held in one of two views. After t steps a spike train x_1, ..., x_t with the sum S_t
-stands for its mean m_t = S_t / t:
-
-    INCREMENTS  x_t, as neurons emit them and weights pass them on
-    MEANS       m_t, as an operation that is not linear takes and makes them
-
-A linear operation keeps the view of its operands; of operands in both views it takes the means. What has no meaning
+A value that varies in time is held in one of two views, see `engine.views`. What has no meaning
 for a mean is refused here, all of it at once, each with the place in the user's code and what to do.
 """
 
@@ -14,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, NamedTuple
 
 import jax
@@ -27,25 +20,11 @@ from gnsnn_jax.engine.jaxprs import CONTROL_FLOW, called_by, inner_jaxprs, type_
 from gnsnn_jax.engine.names import by_present_names
 from gnsnn_jax.engine.recognise import holds_activation, network_of, not_linear
 from gnsnn_jax.engine.rules import OverTime, is_linear, known_rule_of, rule_of
+from gnsnn_jax.engine.views import How, View, better_held_as_means
 from gnsnn_jax.errors import InputError, nearest
 from gnsnn_jax.method.activations import align
 
 SHOWN_NAMES = 8  # in a sentence
-
-
-class View(Enum):
-    """What is held of a value that varies in time: what each step adds to it, or its mean so far."""
-
-    INCREMENTS = "increments"
-    MEANS = "means"
-
-
-class How(Enum):
-    """How an operation runs over time: see `engine.rules.OverTime`; a linear one at each step by itself."""
-
-    LINEAR = "linear"
-    OF_MEANS = "means"
-    OF_SUMS = "sums"
 
 
 @dataclass
@@ -74,6 +53,11 @@ class SpikingNetwork:
     @property
     def populations(self) -> list[Operation]:
         return [operation for operation in self.dynamic if operation.is_activation]
+
+    @property
+    def encodes_means(self) -> bool:
+        """Whether neurons stand behind operations that run on means."""
+        return any(self.views.get(population.inputs[0]) is View.MEANS for population in self.populations)
 
     @property
     def on_means(self) -> list[str]:
@@ -150,6 +134,7 @@ class _Sorting:
         for operation in network.operations:
             self._add(operation)
         self._check_outputs()
+        self._hold_means()
         self.found.analog = _in_words(self._in_front())
         self.found.kept = [f"{operation.activation.name}: no threshold" for operation in self.unconverted]
 
@@ -178,6 +163,14 @@ class _Sorting:
         self.found.how[operation.outputs] = how
         view = View.MEANS if how is How.OF_MEANS or View.MEANS in views else View.INCREMENTS
         self.found.views.update(dict.fromkeys(operation.outputs, view))
+
+    def _hold_means(self) -> None:
+        """Chooses between the views where both would do."""
+        found = self.found
+        means = better_held_as_means(found.dynamic, found.outputs, found.how, found.views)
+        found.views.update(dict.fromkeys(means, View.MEANS))
+        on_sums = (outputs for outputs, how in found.how.items() if how is How.OF_SUMS)
+        found.how.update({outputs: How.OF_MEANS for outputs in on_sums if means.issuperset(outputs)})
 
     def _in_front(self) -> list[Operation]:
         """What is evaluated once, lies behind weights and is not linear in the data."""

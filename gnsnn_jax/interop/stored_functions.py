@@ -229,7 +229,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "neuron": lambda value: type(value) is dict or _are(list)(value),
     "steps": _is_count,
     "calibration": lambda value: value is None or type(value) is dict,
-    "chunk": _is_count,
+    "chunk": lambda given: given is None or _is_count(given),
     "time_axes": lambda value: type(value) is dict,
     "product_dtype": _is_text_or_none,
     "encoders": _is_text_or_none,

@@ -11,6 +11,7 @@ from gnsnn_jax.dtypes import at_least_single
 from gnsnn_jax.errors import at_least_one, shown
 from gnsnn_jax.method.activations import align, staircase
 from gnsnn_jax.method.neurons.base import Neuron
+from gnsnn_jax.xla.computed_once import computed_once
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class GroupNeuron(Neuron):
 
     def step(self, state: Array, x_t: Array, threshold: Array | float) -> tuple[Array, Array]:
         charged = state + x_t.astype(state.dtype)
-        unit = align(self.unit(jnp.asarray(threshold, charged.dtype)), charged.shape, "threshold")
-        spikes = staircase(charged, unit, self.members, self.signed)
+        spikes = self._fire(charged, threshold)
         return charged - spikes, spikes
 
     def limited(self, charged: Array, unit: Array, below: Array, above: Array) -> Array:
@@ -63,6 +63,31 @@ class GroupNeuron(Neuron):
 
     def signed_form(self) -> GroupNeuron:
         return replace(self, signed=True)
+
+    @property
+    def steps_on_sums(self) -> bool:
+        """Whether `step_on_sums` says the same as `step`, which a subclass may replace."""
+        return type(self).step is GroupNeuron.step
+
+    def step_on_sums(self, owed: Array, sum_t: Array, threshold: Array | float) -> tuple[Array, Array]:
+        """`step` where the sum of the currents so far is known, so that none of them has to be computed.
+
+            y_t = u clip(floor((w + S_t) / u), l, m),   w <- w - y_t,   w = v - S,   w(0) = v(0)
+
+        Args:
+            owed: w [...], the initial potential less all that was sent; float32 or wider.
+            sum_t: S_t = x_1 + ... + x_t [...].
+            threshold: [] or [C].
+
+        Returns:
+            w after the step, and the outputs y_t [...].
+        """
+        spikes = computed_once(self._fire(computed_once(owed + sum_t.astype(owed.dtype)), threshold))
+        return owed - spikes, spikes
+
+    def _fire(self, charged: Array, threshold: Array | float) -> Array:
+        unit = align(self.unit(jnp.asarray(threshold, charged.dtype)), charged.shape, "threshold")
+        return staircase(charged, unit, self.members, self.signed)
 
 
 def group_neuron(members: int, signed: bool = False) -> GroupNeuron:

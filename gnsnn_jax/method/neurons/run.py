@@ -14,6 +14,7 @@ from gnsnn_jax.dtypes import state_type
 from gnsnn_jax.errors import InputError
 from gnsnn_jax.method.activations import align, floating
 from gnsnn_jax.method.neurons.base import Neuron
+from gnsnn_jax.method.neurons.group import GroupNeuron
 from gnsnn_jax.xla.time_scan import placed_as, time_scan
 
 
@@ -40,6 +41,33 @@ def run(
     currents, threshold = in_state_type(currents, threshold)
     start = initial_state(neuron, currents, threshold, initial)
     state, outputs = time_scan(one_step(neuron, threshold, currents.dtype), start, currents)
+    return outputs, state
+
+
+def run_on_sums(
+    neuron: GroupNeuron, sums: Float[Array, "T *shape"], threshold: Float[Array, "..."] | float, owed: Any, dtype: Any
+) -> tuple[Float[Array, "T *shape"], Any]:
+    """The same from the sums of the currents, for neurons with `steps_on_sums`: see `GroupNeuron.step_on_sums`.
+
+    Args:
+        neuron: with `steps_on_sums`.
+        sums: S_t [T, ...] from the very first step on.
+        threshold: [] or [C].
+        owed: w [...] as this function returned it; before the first step the initial potential, None for the
+            neuron's own.
+        dtype: of the outputs.
+
+    Returns:
+        The outputs [T, ...] and w.
+    """
+    sums, threshold = in_state_type(sums, threshold)
+    start = initial_state(neuron, sums, threshold, owed)
+
+    def fire(owed: Array, sum_t: Array) -> tuple[Array, Array]:
+        after, y_t = neuron.step_on_sums(owed, sum_t, threshold)
+        return after, y_t.astype(dtype)
+
+    state, outputs = time_scan(fire, start, sums)
     return outputs, state
 
 
