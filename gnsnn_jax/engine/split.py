@@ -67,9 +67,9 @@ class SpikingNetwork:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether the type of some current says more than shape and dtype, as under explicit sharding."""
-        currents = (type_of(population.eqn.outvars[0]) for population in self.populations)
-        return any(aval != jax.core.ShapedArray(aval.shape, aval.dtype) for aval in currents)
+        """Whether the type of some value says more than shape and dtype, as under explicit sharding."""
+        avals = (type_of(var) for operation in self.dynamic for var in operation.eqn.outvars)
+        return any(aval != jax.core.ShapedArray(aval.shape, aval.dtype, aval.weak_type) for aval in avals)
 
 
 def split(

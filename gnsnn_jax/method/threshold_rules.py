@@ -16,6 +16,7 @@ from gnsnn_jax.errors import InputError, at_least_one
 BINS = 2048  # of a histogram from 0 to a power of two above all values: at most 1/1024 of the largest wide
 NEAREST, FARTHEST = 0.01, 8.0  # where the least squared error is looked for: farthest in deviations from the mean,
 GRID, HALVINGS = 96, 24  # nearest as a share of that, on so many points and by so many halvings
+ENCODER_STEPS = 2  # after how many time-steps the thresholds of encoders have their least error
 CANDIDATES = 512  # thresholds that a histogram is quantised by: each 1.4 % above the last
 BALANCING_RATE, BALANCING_ROUNDS = 0.5, 100  # times a batch that the charge above a threshold raises it by itself
 
@@ -166,7 +167,8 @@ def squared_error(levels: int) -> Rule:
     is where the error has its extremes. For group neurons n = m T, or m where one step is enough; for
     IF n = T. One threshold for many channels is that of all their currents together, but for channels that never
     had a positive current. Values of encoders, such as those behind a softmax, are far from normal: `least_error`
-    finds their thresholds.
+    finds their thresholds, for ENCODER_STEPS n levels: what a threshold cuts off is lost at every T, while the
+    rounding errors shrink with it, and twice the levels lose nothing at T = 1.
 
     Args:
         levels: n, at least 1.
@@ -191,7 +193,7 @@ def squared_error(levels: int) -> Rule:
     start = lambda columns: _Moments(jnp.zeros(()), jnp.zeros(columns), jnp.zeros(columns))
     found = lambda state: least_squares_threshold(state.mean, jnp.sqrt(state.variance), levels)
     pooled = lambda state, largest: found(_pooled(state, largest > 0))
-    return Rule(start, update, found, pooled=pooled, for_encoders=least_error(levels))
+    return Rule(start, update, found, pooled=pooled, for_encoders=least_error(ENCODER_STEPS * levels))
 
 
 def _pooled(state: _Moments, heard: Array) -> _Moments:
