@@ -436,3 +436,20 @@ def test_bad_input_is_explained(network):
         balance(0.0)
     with refused("levels must be at least 1"):
         squared_error(0)
+
+
+@pytest.mark.parametrize(
+    ("seed", "method", "levels", "per_channel"),
+    [(0, "max", 2, False), (1, "percentile", 5, False), (2, "max", 5, True)],
+)
+def test_quantised_layers_pass_on_their_levels(seed, method, levels, per_channel):
+    """The second layer gets the threshold that it has behind a QCFS with that of the first."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    x, first, second = (
+        jax.random.normal(key, shape) for key, shape in zip(keys, [(64, 6), (6, 5), (5, 4)], strict=True)
+    )
+    find = lambda net, **more: gs.find_thresholds(net, [x], levels, method=method, per_channel=per_channel, **more)
+    found = find(lambda x: nn.relu(nn.relu(x @ first) @ second), quantised=True)
+    theta, behind = found.values()
+    (expected,) = find(lambda x: nn.relu(gs.qcfs(x @ first, theta, levels) @ second)).values()
+    np.testing.assert_allclose(behind, expected, rtol=1e-5)

@@ -18,7 +18,7 @@ from gnsnn_jax.engine.recognise import network_of
 from gnsnn_jax.engine.split import candidates
 from gnsnn_jax.engine.tracing import of_arrays, parted, trace
 from gnsnn_jax.errors import InputError, at_least_one, nearest
-from gnsnn_jax.method.activations import align
+from gnsnn_jax.method.activations import align, staircase
 from gnsnn_jax.method.threshold_rules import RULES, Rule
 
 SILENT = 1.0  # threshold of an activation that never had a positive current; any would do
@@ -34,6 +34,7 @@ def find_thresholds(
     channel_axis: int = -1,
     variables: Any = None,
     encoders: Encoders = "auto",
+    quantised: bool = False,
 ) -> dict[str, Array]:
     """Finds thresholds for the ReLUs, clips and encoders of a network by the names of `sites`, for `to_spiking`.
 
@@ -67,6 +68,8 @@ def find_thresholds(
             [C, H, W]. An activation with fewer axes takes its last.
         variables: the first argument of `ann`, the same for all batches.
         encoders: where they stand, as in `to_spiking`.
+        quantised: whether each layer sees what those before it pass on in so many levels, under their thresholds so
+            far, in place of what the network itself does. It takes more than one batch to settle.
 
     Returns:
         Thresholds by name of the site, float32 of shape [], [C] or [C, 1, 1]. An activation or channel that never had
@@ -77,7 +80,7 @@ def find_thresholds(
             network without ReLU, clip or encoder, and for currents that are NaN or infinite.
     """
     rule = _rule(method, at_least_one("levels", levels))
-    search = _Search(rule, _checked_axis(channel_axis), per_channel)
+    search = _Search(rule, _checked_axis(channel_axis), per_channel, levels if quantised else None)
     given = Batches(batches, variables, "find_thresholds(apply, {}, levels)")
     ann, states, network, compiled_for = given.explaining(ann), None, None, None
     encoders = checked_encoders(encoders)
@@ -130,11 +133,13 @@ class _Axes(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """What is asked for: the rule, the axis of the channels, and whether each of these gets a threshold."""
+    """What is asked for: the rule, the axis of the channels, whether each of these gets a threshold, and the levels
+    in which each activation passes on what it gets, None for all values."""
 
     rule: Rule
     axis: int
     per_channel: bool
+    levels: int | None = None
 
     def of(self, operation: Operation) -> tuple[Rule, _Axes]:
         """The rule for an activation or an encoder, and the axes that it sees."""
@@ -193,13 +198,25 @@ def _step(ann: Callable, encoders: Encoders, search: _Search, states: Mapping[st
         rule, axes = search.of(operation)
         current = _cut_off(*values) if kind == "clip" else values[0]
         states[name] = _updated(operation, rule, axes, _bounded(operation, axes, states[name], values), current)
-        if rule.limits:
-            limit = _shaped(operation, axes.thresholds, _capped(rule, states[name]))
-            current = -_cut_off(-_cut_off(current, limit), limit) if kind == "encoder" else _cut_off(current, limit)
-        return current if kind == "encoder" else jnp.maximum(current, 0)
+        passed = current if kind == "encoder" else jnp.maximum(current, 0)
+        if not (rule.limits or search.levels):
+            return passed
+        limit = _shaped(operation, axes.thresholds, _capped(rule, states[name]))
+        return _quantised(current, limit, search.levels, kind, passed) if search.levels else _limited(passed, limit)
 
     evaluate(network, arrays, [operation.outputs[0] for operation in network.activations], activate)
     return states
+
+
+def _limited(passed: Array, limit: Array) -> Array:
+    return -_cut_off(-_cut_off(passed, limit), limit)
+
+
+def _quantised(current: Array, limit: Array, levels: int, kind: str, passed: Array) -> Array:
+    """What neurons of this threshold pass on of a constant current; all of it where no threshold is known yet."""
+    known = _limit_of(current, limit) > 0
+    unit = jnp.where(known, _limit_of(current, limit), 1) / levels
+    return jnp.where(known, staircase(current + unit / 2, unit, levels, signed=kind == "encoder"), passed)
 
 
 def _bounded(operation: Operation, axes: _Axes, state: _State, values: Sequence[Any]) -> _State:
