@@ -32,7 +32,6 @@ from rich.table import Table
 
 import gnsnn_jax as gs
 from gnsnn_jax.conversion.stopping import confidence_of
-from gnsnn_jax.conversion.to_spiking import DEFAULT_CHUNK
 from gnsnn_jax.method.methods import parse_method
 from gnsnn_jax.models import networks
 from gnsnn_jax.runtime.command_line import Parser, console, count, run_script
@@ -79,7 +78,7 @@ def parse(arguments: list[str] | None = None):
     )  # fmt: skip
     parser.add_argument("--batches", nargs="+", type=count, default=[16, 128], help="batch sizes (16 128)")
     parser.add_argument("--steps", nargs="+", type=count, default=[1, 4, 8, 32], help="time-steps T (1 4 8 32)")
-    parser.add_argument("--chunks", nargs="+", type=count, default=[DEFAULT_CHUNK], help=f"chunks ({DEFAULT_CHUNK})")
+    parser.add_argument("--chunks", nargs="+", type=count, default=[None], help="chunks (that of to_spiking)")
     parser.add_argument("--methods", nargs="+", default=["if", "gn", "cos"], help="methods (if gn cos)")
     parser.add_argument("--precisions", nargs="+", default=["float32"], choices=PRECISIONS, help="types (float32)")
     parser.add_argument("--repeats", type=count, default=5, help="of which the median counts (5)")
@@ -105,7 +104,7 @@ def compiled(function: Callable, *args: Any) -> Case:
     return Case(lambda: jax.block_until_ready(program(*args)), seconds, memory.temp_size_in_bytes if memory else None)
 
 
-def our_cases(setting: Setting, methods: list[str], chunks: list[int], training: bool) -> dict[str, Case]:
+def our_cases(setting: Setting, methods: list[str], chunks: list[int | None], training: bool) -> dict[str, Case]:
     dtype, products = PRECISIONS[setting.precision]
     single = network_of(setting.network)
     model = single.clone(dtype=dtype)
@@ -125,7 +124,7 @@ def our_cases(setting: Setting, methods: list[str], chunks: list[int], training:
                 snn = gs.to_spiking(
                     single.apply, method.neuron, calibration=method.calibration, chunk=chunk, **time_and_type
                 )
-                cases[f"{method.name}, chunk {chunk}"] = compiled(snn, folded, images)
+                cases[method.name + (f", chunk {chunk}" if chunk else "")] = compiled(snn, folded, images)
         if setting.steps > 1:
             cases |= early_stop(gs.to_spiking(single.apply, gs.group_neuron(LEVELS), **time_and_type), folded, images)
         if training:
