@@ -34,6 +34,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 RANDOM = np.random.default_rng(0)
 OPSETS = range(11, 21)
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # to compile
 KINDS = {"f": TensorProto.FLOAT, "i": TensorProto.INT64, "b": TensorProto.BOOL}
 
 
@@ -71,7 +72,7 @@ def assert_as_onnxruntime(model, inputs, folder, atol=1e-5):
     """All outputs agree to `atol` of the largest, or of 1."""
     path = written(model, folder) if hasattr(model, "graph") else model
     apply, variables = gs.from_onnx(path)
-    found = jax.tree.leaves(jax.jit(apply)(variables, *inputs.values()))
+    found = jax.tree.leaves(jax.jit(apply, compiler_options=FAST)(variables, *inputs.values()))
     for want, got in zip(expected(model, inputs), found, strict=True):
         assert got.shape == want.shape
         assert got.dtype == jax.dtypes.canonicalize_dtype(want.dtype)
