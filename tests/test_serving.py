@@ -88,6 +88,18 @@ def test_what_is_stored_answers_as_before_for_every_batch(name, variables, thres
         np.testing.assert_allclose(found(images(5)), right, rtol=1e-6, atol=1e-6)
 
 
+def test_a_chain_on_means_is_stored_for_every_batch(tmp_path):
+    def normed(weights, x):
+        x = gs.qcfs(x @ weights, 2.0, 4)
+        x = jnp.tanh((x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1))
+        return x @ weights
+
+    weights, x = jax.random.normal(jax.random.key(0), (6, 6)), jax.random.normal(jax.random.key(1), (5, 6))
+    snn = gs.to_spiking(normed, gs.group_neuron(4), steps=2, encoders=None)
+    gs.export(tmp_path / "network", snn, weights, x[:2])
+    np.testing.assert_allclose(gs.load_exported(tmp_path / "network")(x), snn(weights, x), rtol=1e-5, atol=1e-5)
+
+
 def test_an_artefact_is_plain_stablehlo_for_all_platforms(variables, thresholds, tmp_path):
     gs.export(tmp_path / "network", converted("COS", thresholds), variables, images(2))
     exported = gs.load_exported(tmp_path / "network").exported

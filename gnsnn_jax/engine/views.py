@@ -11,9 +11,11 @@ view carries one more array from chunk to chunk and takes one more pass over the
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from enum import Enum
+from typing import Any
 
 from gnsnn_jax.engine.graph import Operation, Slot
 from gnsnn_jax.engine.jaxprs import holds_jaxprs, type_of
@@ -108,9 +110,14 @@ class _Choice:
     def _costs_no_more(self, operation: Operation) -> bool:
         more = set(self._increments_of(operation)) - self.summed
         sizes = dict(zip(operation.inputs, operation.eqn.invars, strict=True))
-        saved = sum(type_of(var).size for var in operation.eqn.outvars)
-        return sum(type_of(sizes[slot]).size for slot in more) <= SMALL_OPERANDS * saved
+        saved = sum(map(_entries, operation.eqn.outvars))
+        return sum(_entries(sizes[slot]) for slot in more) <= SMALL_OPERANDS * saved
 
     def _increments_of(self, operation: Operation) -> list[Slot]:
         held = lambda slot: self.views.get(slot) is View.INCREMENTS and slot not in self.as_means
         return [slot for slot in operation.inputs if held(slot)]
+
+
+def _entries(var: Any) -> int:
+    """The size of an array, where lengths that are symbols, as of the batch in an export, count as 1."""
+    return math.prod(length for length in type_of(var).shape if isinstance(length, int))
