@@ -24,7 +24,8 @@ from jax.extend.core import ClosedJaxpr
 import gnsnn_jax as gs
 from gnsnn_jax.engine.recognise import network_of
 from gnsnn_jax.engine.rules import ENTERED, RULES, OverTime, Rule, everywhere, known_primitives, nowhere
-from gnsnn_jax.engine.split import How, SpikingNetwork, split
+from gnsnn_jax.engine.split import SpikingNetwork, split
+from gnsnn_jax.engine.views import How
 
 PAGE = Path(__file__).with_suffix(".md")
 COMMAND = "python docs/what_converts.py"

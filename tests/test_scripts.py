@@ -74,8 +74,17 @@ def test_training_leaves_a_run(place, run):
 
 def test_conversion_leaves_a_report(run):
     report = json.loads((run / "report.json").read_text())
-    assert list(report) == ["dataset", "model", "levels", "ann_accuracy", "samples", "methods", "analysis"]
-    assert (report["dataset"], report["levels"], report["samples"]) == ("digits", 8, 450)
+    assert list(report) == [
+        "dataset",
+        "model",
+        "levels",
+        "ann_accuracy",
+        "samples",
+        "methods",
+        "analysis",
+        "activation",
+    ]
+    assert [report[name] for name in ("dataset", "levels", "samples", "activation")] == ["digits", 8, 450, "qcfs"]
     methods = {method["name"]: method for method in report["methods"]}
     assert list(methods) == ["IF", "GN", "COS", "GN+COS"]
     assert [(m["neuron"], m["members"], m["probe_steps"]) for m in report["methods"]] == [
