@@ -453,3 +453,23 @@ def test_quantised_layers_pass_on_their_levels(seed, method, levels, per_channel
     theta, behind = found.values()
     (expected,) = find(lambda x: nn.relu(gs.qcfs(x @ first, theta, levels) @ second)).values()
     np.testing.assert_allclose(behind, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_channels_without_a_positive_current_pass_on_nothing(quantised):
+    """Whether what lies behind sees currents cut off or quantised."""
+    x, weights = np.abs(normal(0, (64, 6))), np.abs(normal(1, (6, 5)))
+    weights[:, 2] *= -1
+    second = normal(2, (5, 4))
+    find = lambda second: gs.find_thresholds(
+        lambda x: nn.relu(nn.relu(x @ weights) @ second),
+        [x],
+        3,
+        method=Rule(*RULES["max"](3)[:3], limits=True),
+        per_channel=True,
+        quantised=quantised,
+    )
+    of_silent = np.zeros_like(second)
+    of_silent[2] = second[2]
+    with_it, without_it = list(find(second).values())[1], list(find(second - of_silent).values())[1]
+    np.testing.assert_array_equal(with_it, without_it)

@@ -209,6 +209,8 @@ def _step(ann: Callable, encoders: Encoders, search: _Search, states: Mapping[st
 
 
 def _limited(passed: Array, limit: Array) -> Array:
+    """Cut off on both sides; all of it where no current was positive, and its largest is below 0."""
+    limit = jnp.maximum(limit, 0)
     return -_cut_off(-_cut_off(passed, limit), limit)
 
 

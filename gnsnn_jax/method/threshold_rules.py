@@ -168,7 +168,8 @@ def squared_error(levels: int) -> Rule:
     IF n = T. One threshold for many channels is that of all their currents together, but for channels that never
     had a positive current. Values of encoders, such as those behind a softmax, are far from normal: `least_error`
     finds their thresholds, for ENCODER_STEPS n levels: what a threshold cuts off is lost at every T, while the
-    rounding errors shrink with it, and twice the levels lose nothing at T = 1.
+    rounding errors shrink with it. In a vision transformer that loses nothing at T = 1 where n = 16, and gains later;
+    where n = 4 it loses at T = 1 what it gains from T = 2 on.
 
     Args:
         levels: n, at least 1.
