@@ -45,17 +45,23 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+def run_script(monkeypatch, name, *arguments):
+    """Runs a script in this process, as its command line does; returns its exit status."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(ROOT / name), run_name="__main__")
+    return exit.value.code
+
+
 @pytest.fixture
 def refused(tmp_path, monkeypatch, capsys, unchecked):
     """Runs a script in this process; it must end with one sentence on standard error and status 2."""
 
     def run(name, *arguments):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            runpy.run_path(str(ROOT / name), run_name="__main__")
+        code = run_script(monkeypatch, name, *arguments)
         message = capsys.readouterr().err
-        assert exit.value.code == 2, message
+        assert code == 2, message
         assert message.startswith(f"{name}: error: ")
         assert message.count("\n") == 1
         return message

@@ -5,13 +5,13 @@ import json
 import math
 import re
 import shutil
-import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import run_script
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -215,16 +215,9 @@ def test_train_resumes_no_damaged_run_and_says_why(name, content, message, run, 
 
 
 def test_a_finished_run_without_metrics_shows_its_result(run, monkeypatch, capsys, tmp_path, unchecked):
-    import runpy
-
-    from conftest import ROOT
-
     (run / "metrics.jsonl").unlink()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py", "--workdir", str(run), "--resume"])
-    with pytest.raises(SystemExit) as exit:
-        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
-    assert exit.value.code == 0
+    assert run_script(monkeypatch, "train.py", "--workdir", run, "--resume") == 0
     assert f"best epoch {best_of(run).name}" in capsys.readouterr().out
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import sys
 import zipfile
 from pathlib import Path
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import run_script
 from sklearn.datasets import load_digits
 
 import gnsnn_jax as gs
@@ -19,7 +19,6 @@ from gnsnn_jax.interop.functions import own_network
 # Keras's variables make arrays in a way that NumPy will give up.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
 
-ROOT = Path(__file__).parent.parent
 os.environ.setdefault("KERAS_BACKEND", "jax")
 pytest.importorskip("h5py")
 keras = pytest.importorskip("keras")
@@ -84,10 +83,7 @@ def test_convert_makes_the_files_of_a_run(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model.save("network.keras")
     options = ["--dataset", "digits", "--methods", "gn", "if", "--steps", "1,4", "--quick", "--workdir", "run"]
-    monkeypatch.setattr(sys, "argv", ["convert.py", "--network", "network.keras", *options])
-    with pytest.raises(SystemExit) as exit:
-        runpy.run_path(str(ROOT / "convert.py"), run_name="__main__")
-    assert exit.value.code == 0
+    assert run_script(monkeypatch, "convert.py", "--network", "network.keras", *options) == 0
     report = json.loads(Path("run/report.json").read_text())
     assert report["ann_accuracy"] > 0.9
     of_groups, of_if = report["methods"]

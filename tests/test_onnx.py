@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import logging
-import runpy
 import subprocess
 import sys
 import warnings
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
@@ -598,10 +598,7 @@ def test_stored_networks_load_without_the_file_and_the_package(tmp_path, monkeyp
     gs.save(tmp_path / "stored.npz", snn, variables, inputs[:2])
     monkeypatch.chdir(tmp_path)
     options = ["--dataset", "digits", "--methods", "gn", "--steps", "1", "--quick", "--workdir", "run"]
-    monkeypatch.setattr(sys, "argv", ["convert.py", "--network", "network.onnx", *options])
-    with pytest.raises(SystemExit) as exit:
-        runpy.run_path(str(ROOT / "convert.py"), run_name="__main__")
-    assert exit.value.code == 0
+    assert run_script(monkeypatch, "convert.py", "--network", "network.onnx", *options) == 0
     report = json.loads(Path("run/report.json").read_text())
     assert report["ann_accuracy"] > 0.9
     assert report["methods"][0]["accuracy"]["1"] > report["ann_accuracy"] - 0.05

@@ -1,7 +1,6 @@
 """Networks of a user's own, named on the command line of convert.py."""
 
 import json
-import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import run_script
 from flax import nnx
 
 import gnsnn_jax as gs
@@ -74,10 +74,7 @@ def here(tmp_path, monkeypatch):
 
 
 def run_convert(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["convert.py", *arguments])
-    with pytest.raises(SystemExit) as exit:
-        runpy.run_path(str(ROOT / "convert.py"), run_name="__main__")
-    assert exit.value.code == 0
+    assert run_script(monkeypatch, "convert.py", *arguments) == 0
 
 
 NETWORK = ["--network", "networks_of_tests:trained", "--dataset", "digits"]

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import run_script
 from pictures import is_drawn
 from rich.console import Console
 
@@ -313,10 +313,7 @@ def test_a_refusal_is_one_sentence_for_the_user_too(tmp_path):
 
 @pytest.mark.parametrize("name", ["train.py", "convert.py"])
 def test_help_explains_each_option(name, monkeypatch, capsys, unchecked):
-    monkeypatch.setattr(sys, "argv", [name, "--help"])
-    with pytest.raises(SystemExit) as exit:
-        runpy.run_path(str(ROOT / name), run_name="__main__")
-    assert not exit.value.code
+    assert not run_script(monkeypatch, name, "--help")
     shown = capsys.readouterr().out
     wanted = ["--model.levels", "--optimizer.learning_rate", "--overwrite"] if name == "train.py" else ["--methods"]
     assert all(option in shown for option in wanted)

@@ -5,11 +5,11 @@ import runpy
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from conftest import run_script
 
 import gnsnn_jax as gs
 
@@ -20,7 +20,6 @@ from gnsnn_jax.interop.functions import own_network  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
 MODULE = '''
 import torch
 from torch import nn
@@ -71,10 +70,7 @@ def here(tmp_path, monkeypatch):
 
 
 def run_convert(monkeypatch, *arguments, code=0):
-    monkeypatch.setattr(sys, "argv", ["convert.py", *arguments])
-    with pytest.raises(SystemExit) as exit:
-        runpy.run_path(str(ROOT / "convert.py"), run_name="__main__")
-    assert exit.value.code == code
+    assert run_script(monkeypatch, "convert.py", *arguments) == code
 
 
 def test_modules_and_files_convert_alike_and_are_read_without_pytorch(here, monkeypatch):

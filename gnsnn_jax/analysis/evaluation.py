@@ -171,7 +171,7 @@ def _counted(spiking: SpikingFunction) -> SpikingFunction:
         memory, spikes = spiking.neuron_at(operation).sent(memory, outputs[0], threshold)
         return memory, spikes.sum(tuple(range(2, spikes.ndim)))
 
-    return spiking.observed(Observer(start, look))
+    return spiking.observed(Observer(start, look, sees_currents=False))
 
 
 def _answers(outputs: Array, counts: list[Array], before: Array) -> tuple:

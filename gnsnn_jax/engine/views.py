@@ -73,7 +73,7 @@ class _Choice:
         self.outputs = outputs
         self.as_means: set[Slot] = set()
         self.readers: dict[Slot, list[Operation]] = defaultdict(list)
-        self.summed: set[Slot] = set()  # increments whose means are read by some operation
+        self.summed: set[Slot] = set()  # increments whose sums are carried in any case
 
     def note(self, operation: Operation) -> None:
         for slot in operation.inputs:
