@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: digits check test lint benchmark clean
+.PHONY: digits check test lint docs benchmark clean
 
 digits: $(VENV)/installed  ## train and convert on the handwritten digits
 	$(BIN)/python train.py
@@ -19,6 +19,9 @@ lint: $(VENV)/installed-for-tests  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-for-docs  ## the documentation site, docs/_build/html/index.html, whose code runs while it is built
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --fresh-env --quiet docs docs/_build/html
 
 benchmark: $(VENV)/installed-for-benchmark  ## images a second of the input; time and memory of the simulation
 	$(BIN)/python benchmarks/input_pipeline.py
@@ -41,5 +44,9 @@ $(VENV)/installed-for-benchmark: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[benchmark]'
 	@touch $@ $(VENV)/installed
 
+$(VENV)/installed-for-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@ $(VENV)/installed
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) docs/_build

@@ -109,6 +109,7 @@ def test_all_brings_what_every_extra_of_users_does_but_pytorch():
         "test",
         "lint",
         "dev",
+        "docs",
         "torch",
         "rivals",
         "cuda12",
