@@ -7,7 +7,7 @@ from gnsnn_jax.errors import imports_of, printable
 
 with imports_of("convert.py", __name__):
     from gnsnn_jax.data.sets import Dataset, load_dataset
-    from gnsnn_jax.method.methods import parse_methods
+    from gnsnn_jax.method.methods import names_explained, parse_methods
     from gnsnn_jax.report.compare_methods import compare_methods
     from gnsnn_jax.report.examination import examine
     from gnsnn_jax.report.files import keep_report
@@ -31,11 +31,11 @@ with imports_of("convert.py", __name__):
 
 
 def parse(arguments: list[str] | None = None):
-    parser = Parser(prog="convert.py", description=__doc__)
+    parser = Parser(prog="convert.py", description=__doc__, epilog=names_explained())
     parser.add_argument("run", nargs="?", type=directory, help="run directory of train.py (the newest under runs/)")
     parser.add_argument(
         "--methods", nargs="+", type=word, default=["if", "gn", "cos", "gn+cos"], metavar="METHOD",
-        help="neurons and calibrations, joined by + (if gn cos gn+cos)",
+        help="neurons and calibrations by the names below, joined by +, or all (if gn cos gn+cos)",
     )  # fmt: skip
     parser.add_argument(
         "--steps", nargs="+", type=word, default=["1,2,4,8,16,32"], metavar="T", help="time-steps T (1 2 4 8 16 32)"

@@ -1,4 +1,5 @@
-"""Conversion methods by name: a neuron, a calibration or both, as in "gn", "cos", "gn+cos"."""
+"""Conversion methods by name: a neuron, a calibration or both, as in "gn", "cos", "gn+cos", and a neuron over another,
+as in "dc+gn"."""
 
 from __future__ import annotations
 
@@ -7,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gnsnn_jax.errors import InputError, at_least_one, listed, nearest, shown
-from gnsnn_jax.method import values
+from gnsnn_jax.method import calibrations, neurons, values
 from gnsnn_jax.method.calibrations import CALIBRATIONS, Calibration
-from gnsnn_jax.method.neurons import NEURONS, Neuron
+from gnsnn_jax.method.neurons import NEURONS, OVER, Neuron
 from gnsnn_jax.method.threshold_rules import RULES
+
+ALL = "all"  # stands for every method that `every_method` lists
+COMBINATIONS = ("gn+cos", "dc+mt")  # beside each neuron and each calibration by itself
 
 
 @dataclass(frozen=True)
@@ -105,49 +109,79 @@ def parse_method(
     """Reads a name such as "GN+COS"; without a neuron in it, the neuron is IF.
 
     `members` (m) goes to group neurons, `probe_steps` (rho) and `passes` to calibrations, `thresholds`
-    and `channel_axis` to networks of ReLUs. Raises InputError for unknown or repeated parts, unknown rules and
-    numbers below 1.
+    and `channel_axis` to networks of ReLUs. Raises InputError for unknown or repeated parts, for neurons that cannot
+    be joined, unknown rules and numbers below 1.
     """
     if thresholds is not None:
         _known(RULES, "rule", thresholds)
     at_least_one("members", members, "members=1 is an IF neuron")
     at_least_one("probe_steps", probe_steps)
     at_least_one("passes", passes)
-    neuron, calibration = _split(text)
-    parts = [name for name in (neuron, calibration) if name and not (name == "if" and calibration)]
+    names, calibration = _split(text)
+    parts = [name for name in (*names, calibration) if name and not ([name] == names == ["if"] and calibration)]
     return Method(
         "+".join(parts).upper(),
-        NEURONS[neuron or "if"](members),
+        _neuron(names, members, text),
         CALIBRATIONS[calibration](probe_steps, passes) if calibration else None,
         thresholds,
         channel_axis,
     )
 
 
-def _split(text: str) -> tuple[str | None, str | None]:
-    """The neuron and the calibration within a name such as "GN+COS", each None where the name has none."""
+def _split(text: str) -> tuple[list[str], str | None]:
+    """The neurons, that over another first, and the calibration within a name such as "GN+COS", None without one."""
     parts = text.lower().split("+")
     for part in parts:
         if part not in NEURONS and part not in CALIBRATIONS:
             _refuse_unknown(part, text)
-    neurons, calibrations = ([part for part in parts if part in kind] for kind in (NEURONS, CALIBRATIONS))
-    if len(neurons) > 1 or len(calibrations) > 1:
-        raise InputError(f"method {text!r} must have at most one neuron and one calibration")
-    return next(iter(neurons), None), next(iter(calibrations), None)
+    named, found = ([part for part in parts if part in kind] for kind in (NEURONS, CALIBRATIONS))
+    over = [part for part in named if part in OVER]
+    if len(named) - len(over) > 1 or len(over) > 1 or len(found) > 1:
+        raise InputError(
+            f"method {text!r} must have at most one neuron and one calibration, and one of {listed(OVER)} over the "
+            "neuron"
+        )
+    return [*over, *(part for part in named if part not in OVER)], next(iter(found), None)
+
+
+def _neuron(names: Sequence[str], members: int, text: str) -> Neuron:
+    """The neuron of these names: IF, one, or one over another."""
+    if len(names) < 2:
+        return NEURONS[names[0] if names else "if"](members)
+    over, inner = names
+    try:
+        return OVER[over](NEURONS[inner](members))
+    except TypeError as error:
+        raise InputError(f"method {text!r} joins what does not go together: {error}") from None
 
 
 def parse_methods(texts: Sequence[str], **options: Any) -> list[Method]:
-    """Reads several, each once. Raises InputError where there is none, and as `parse_method` does."""
+    """Reads several, each once; "all" stands for `every_method`. Raises InputError where there is none, and as
+    `parse_method` does."""
     if not texts:
-        raise InputError("no method is given; there are if, gn, cos and gn+cos")
-    return list(dict.fromkeys(parse_method(text, **options) for text in texts))
+        raise InputError(f"no method is given; there are {listed([*every_method(), ALL], most=100)}")
+    names = [name for text in texts for name in (every_method() if text.lower() == ALL else [text])]
+    return list(dict.fromkeys(parse_method(name, **options) for name in names))
+
+
+def every_method() -> list[str]:
+    """The names of all methods worth a comparison: each neuron, each calibration, and COMBINATIONS of them."""
+    return [*(name for name in NEURONS if name not in OVER), *CALIBRATIONS, *COMBINATIONS]
+
+
+def names_explained() -> str:
+    """What --help says about the names of methods: a line for each neuron and each calibration."""
+    lines = {**neurons.HELP, **calibrations.HELP}
+    explained = [f"  {name:<8}{lines.get(name, '')}" for name in (*NEURONS, *CALIBRATIONS)]
+    everything = f"  {ALL:<8}each of these by itself, {listed(COMBINATIONS)}"
+    return "\n".join(["names of methods, joined by + to one neuron, one calibration or both:", *explained, everything])
 
 
 def _refuse_unknown(part: str, text: str) -> None:
-    known = [*NEURONS, *CALIBRATIONS]
+    meant = nearest(part, [*NEURONS, *CALIBRATIONS, ALL])
     raise InputError(
         f"unknown neuron or calibration {part!r} in method {text!r}; there are the neurons "
-        f"{', '.join(NEURONS)} and the calibrations {', '.join(CALIBRATIONS)}, joined by '+'{nearest(part, known)}"
+        f"{', '.join(NEURONS)} and the calibrations {', '.join(CALIBRATIONS)}, joined by '+'{meant}"
     )
 
 

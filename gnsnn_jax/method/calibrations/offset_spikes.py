@@ -104,6 +104,7 @@ def offset_spikes(probe_steps: int, passes: int = 1) -> OffsetSpikes:
 
 # By name, given probe_steps and passes.
 CALIBRATIONS = {"cos": offset_spikes}
+HELP = {"cos": "offset spikes calibrated away by rho probe steps for each sample, as in gn+cos"}
 
 
 class _Probe(NamedTuple):

@@ -65,3 +65,4 @@ def binary_group_neuron(spikes: int, signed: bool = False) -> BinaryGroupNeuron:
 
 # The fewest spikes that count as far as so many members.
 NEURONS = {"hmt": lambda members: binary_group_neuron(members.bit_length())}
+HELP = {"hmt": "group neuron that sends its count a step as binary digits"}

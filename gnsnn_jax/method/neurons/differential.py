@@ -143,3 +143,5 @@ def differential(neuron: GroupNeuron | MultiThresholdNeuron) -> DifferentialNeur
 
 
 NEURONS = {"dc": lambda members: differential(multi_threshold_neuron(members.bit_length()))}
+OVER = {"dc": differential}
+HELP = {"dc": "differential coding, sends changes in the spikes of mt, or of the neuron beside it, as in dc+gn"}

@@ -132,3 +132,7 @@ def integrate_and_fire(signed: bool = False) -> GroupNeuron:
 
 # By name, given the number of members that group neurons have.
 NEURONS = {"if": lambda members: integrate_and_fire(), "gn": group_neuron}
+HELP = {
+    "if": "integrate and fire, a spike a step at most",
+    "gn": "group neuron, up to m equal spikes a step",
+}

@@ -118,3 +118,4 @@ class MultiThresholdNeuron(Neuron):
 multi_threshold_neuron = MultiThresholdNeuron
 # As many thresholds as the units of so many members hold: 4 of 8 members, of which one is 8 units.
 NEURONS = {"mt": lambda members: multi_threshold_neuron(members.bit_length())}
+HELP = {"mt": "multi-threshold neuron, a spike a step, of either sign and one of several sizes"}

@@ -61,3 +61,4 @@ class SignedMemoryNeuron(Neuron):
 
 signed_memory_neuron = SignedMemoryNeuron
 NEURONS = {"snm": lambda members: signed_memory_neuron()}
+HELP = {"snm": "signed neuron with memory, IF that takes spikes back"}

@@ -91,3 +91,4 @@ def _bound(name: str, value: int | None) -> int | None:
 
 st_bif_neuron = StBifNeuron
 NEURONS = {"stbif": lambda members: st_bif_neuron()}
+HELP = {"stbif": "bipolar IF with a spike tracker, takes spikes back where its charge is below 0"}

@@ -1,0 +1,74 @@
+"""Names of methods: what they stand for, what is listed and explained, and what is refused."""
+
+import re
+
+import pytest
+
+import gnsnn_jax as gs
+from gnsnn_jax.method.calibrations import CALIBRATIONS
+from gnsnn_jax.method.methods import ALL, every_method, names_explained, parse_method, parse_methods
+from gnsnn_jax.method.neurons import NEURONS, OVER
+
+NUMBERS = {"members": 8, "probe_steps": 4}
+MANY_SIZES = gs.multi_threshold_neuron(4)
+
+
+def test_each_name_is_explained_in_a_line():
+    lines = dict(re.findall(r"^  (\S+) +(.*)$", names_explained(), re.MULTILINE))
+    assert list(lines) == [*NEURONS, *CALIBRATIONS, ALL]
+    assert all(lines.values()), "a file that registers a name has a line on it in its HELP"
+    assert max(map(len, names_explained().splitlines())) <= 120
+
+
+def test_all_are_each_neuron_each_calibration_and_combinations():
+    methods = parse_methods(["all"], **NUMBERS)
+    assert [method.name.lower() for method in methods] == every_method()
+    assert {method.neuron for method in methods} == {make(8) for make in NEURONS.values()}
+    assert {method.calibration for method in methods if method.calibration} == {
+        make(4, 1) for make in CALIBRATIONS.values()
+    }
+    assert parse_methods(["ALL", "gn", "cos"], **NUMBERS) == methods
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "neuron"),
+    [
+        ("dc", "DC", gs.differential(MANY_SIZES)),
+        ("dc+mt", "DC+MT", gs.differential(MANY_SIZES)),
+        ("mt+dc", "DC+MT", gs.differential(MANY_SIZES)),
+        ("DC+gn", "DC+GN", gs.differential(gs.group_neuron(8))),
+        ("dc+if", "DC+IF", gs.differential(gs.integrate_and_fire())),
+        ("if+cos", "COS", gs.integrate_and_fire()),
+        ("cos+gn", "GN+COS", gs.group_neuron(8)),
+    ],
+)
+def test_a_name_says_which_neuron_over_which(text, name, neuron):
+    method = parse_method(text, **NUMBERS)
+    assert (method.name, method.neuron) == (name, neuron)
+    assert parse_method(method.name, **NUMBERS) == method
+    assert method.neuron_name == name.split("+")[0].lower().replace("cos", "if")
+
+
+def test_dc_is_what_goes_over_another():
+    assert set(OVER) <= set(NEURONS)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["gnn"], "did you mean 'gn'"),
+        (["gn+coss"], "unknown neuron or calibration 'coss' in method 'gn.coss'.*did you mean 'cos'"),
+        (["al"], "did you mean 'all'"),
+        (["gn+all"], "unknown neuron or calibration 'all'"),
+        (["gn+mt"], "'gn.mt' must have at most one neuron"),
+        (["dc+dc"], "'dc.dc' must have at most one neuron"),
+        (["dc+gn+mt"], "at most one neuron and one calibration, and one of dc over the neuron"),
+        (["cos+cos"], "at most one neuron and one calibration"),
+        (["dc+snm"], "'dc.snm' joins what does not go together: "),
+        (["+"], "unknown neuron or calibration ''"),
+        ([], "no method is given; there are .*if, gn.*cos.*gn.cos, dc.mt, all$"),
+    ],
+)
+def test_what_is_no_method_is_refused(texts, message):
+    with pytest.raises(gs.InputError, match=message):
+        parse_methods(texts, **NUMBERS)
