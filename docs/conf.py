@@ -55,6 +55,7 @@ python_maximum_signature_line_length = 100
 # Types in signatures are text: those of JAX, NumPy and Python have their own references.
 nitpick_ignore_regex = [("py:.*", ".*")]
 
+highlight_language = "none"  # of listings that name no language
 html_theme = "sphinx_book_theme"
 html_title = "gnsnn_jax"
 html_static_path = ["_static"]
@@ -67,4 +68,5 @@ html_theme_options = {
     "use_download_button": False,
     "use_fullscreen_button": False,
     "show_toc_level": 2,
+    "navbar_persistent": [],
 }

@@ -97,10 +97,12 @@ Args:
     probe_steps: rho, a * b:
         more of `it`.
 
-            "mse"   the least
+        "mse"   the least
 
 Returns:
-    `v` [T, *shape].
+    apply: `apply(x)` is
+        a function.
+    state: v [T, *shape].
 """
 
 
@@ -117,4 +119,5 @@ def test_docstrings_become_restructuredtext(monkeypatch):
     assert "::\n\n    name    what it is\n            called\n" in text
     assert "Args:\n    probe_steps: rho, a \\* b:\n        more of ``it``.\n" in text
     assert '        ::\n\n            "mse"   the least\n' in text
-    assert "Returns:\n    ``v`` [T, \\*shape]." in text
+    assert "Returns:\n    apply and state\n\n    - **apply**: ``apply(x)`` is\n      a function.\n" in text
+    assert "    - **state**: v [T, \\*shape].\n" in text

@@ -10,16 +10,18 @@ from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nested_parse_with_titles
 
 import gnsnn_jax
 from extensions.groups import GROUPS, names_of, returned_class
 
+logger = logging.getLogger(__name__)
 SECTIONS = ("Args:", "Returns:", "Raises:", "Attributes:", "Yields:")
 ENTRY_TEXT = 8  # columns in front of what continues an entry of a section
 ALIGNED = re.compile(r"\S {3,}\S")  # columns of a table
-ENTRY = re.compile(r"(\*{0,2}\w+(?:, \*{0,2}\w+)*: )(.*)")  # of a section: names and what they are
+ENTRY = re.compile(r"^    \*{0,2}\w+(?:, \*{0,2}\w+)*: ", re.MULTILINE)  # of a section: its names
 
 
 class PublicNames(SphinxDirective):
@@ -28,7 +30,8 @@ class PublicNames(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        lines = StringList(list(listing(self.arguments[0])), source="public-names")
+        rest = ["```{eval-rst}", *listing(self.arguments[0]), "```"]
+        lines = StringList(rest, source="public-names")
         section = nodes.section()
         section.document = self.state.document
         nested_parse_with_titles(self.state, lines, section)
@@ -67,14 +70,27 @@ def as_rest(lines: list[str]) -> list[str]:
     Equations, tables and listings become literal blocks; in all else, characters that mean something in
     reStructuredText stand for themselves.
     """
-    found, in_section = [], False
+    found, section = [], ""
     for block in _blocks(lines):
         if block[0] in SECTIONS:
-            in_section = True
-        elif not block[0].startswith(" "):
-            in_section = False
-        found += [*_block(block, in_section), ""]
+            section, *block = block
+            found += [section, *(_returned(block) if section == "Returns:" else _block(block, in_section=True))]
+        else:
+            section = section if block[0].startswith(" ") else ""
+            found += _block(block, in_section=bool(section))
+        found.append("")
     return found
+
+
+def _returned(block: list[str]) -> list[str]:
+    """What a function returns: text without a type in front, or a list where it names several values."""
+    text = "\n".join(_escaped(block, in_section=True))
+    entries = list(ENTRY.finditer(text))
+    if len(entries) < 2 or entries[0].start():
+        return ["    \\", *text.split("\n")]  # an empty piece, since napoleon takes words in front of a colon for a type
+    names = [entry[0].strip(" :") for entry in entries]
+    listed = ENTRY.sub(lambda entry: f"    - **{entry[0].strip(' :')}**: ", text)
+    return [f"    {' and '.join(names)}", "", *listed.replace("\n        ", "\n      ").split("\n")]
 
 
 def _blocks(lines: list[str]) -> Iterator[list[str]]:
@@ -86,28 +102,39 @@ def _blocks(lines: list[str]) -> Iterator[list[str]]:
 
 def _block(block: list[str], in_section: bool) -> list[str]:
     text_at = ENTRY_TEXT if in_section else 0
-    is_table = not in_section and any(ALIGNED.search(line) for line in block)
+    starts_within = _indent(block[0]) >= text_at
+    is_table = starts_within and any(ALIGNED.search(line) for line in block)
     if is_table or _indent(block[0]) > text_at or (not in_section and any(map(_indent, block))):
         margin = min(map(_indent, block))
         return [f"{' ' * text_at}::", "", *(f"{' ' * (text_at + 4)}{line[margin:]}" for line in block)]
-    return [line if line in SECTIONS else _escaped(line, in_section) for line in block]
+    return _escaped(block, in_section)
 
 
 def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-def _escaped(line: str, in_section: bool) -> str:
-    indent = line[: _indent(line)]
-    entry = ENTRY.fullmatch(line.strip()) if in_section and len(indent) == 4 else None
-    name, text = entry.groups() if entry else ("", line.strip())
-    return indent + name + "".join(_part(part) for part in re.split(r"(`[^`]*`)", text))
+def _escaped(lines: list[str], in_section: bool) -> list[str]:
+    """Lines of text whose `code` may go on in the next line; the names of entries stay as they are."""
+    text = "\n".join(lines)
+    names = ENTRY if in_section else None
+    found, last = [], 0
+    for entry in names.finditer(text) if names else ():
+        found += [_text(text[last : entry.start()]), entry[0]]
+        last = entry.end()
+    return "".join([*found, _text(text[last:])]).split("\n")
+
+
+def _text(text: str) -> str:
+    return "".join(_part(part) for part in re.split(r"(`[^`]*`\w*)", text))
 
 
 def _part(part: str) -> str:
-    if len(part) > 2 and part.startswith("`"):
-        code = part.strip("`")
-        return f":py:obj:`{code} <gnsnn_jax.{code}>`" if code in gnsnn_jax.__all__ else f"``{code}``"
+    code = re.fullmatch(r"`([^`]+)`(\w*)", part)
+    if code:
+        name, ending = code.groups()
+        shown = f":py:obj:`{name} <gnsnn_jax.{name}>`" if name in gnsnn_jax.__all__ else f"``{name}``"
+        return f"{shown}\\ {ending}" if ending else shown
     part = re.sub(r"([\\*|`])", r"\\\1", part)
     return re.sub(r"(?<=\w)_(?!\w)", r"\\_", part)
 
@@ -116,8 +143,17 @@ def _process(app: Any, what: str, name: str, value: Any, options: Any, lines: li
     lines[:] = as_rest(lines)
 
 
+def _check(app: Any) -> None:
+    """Warns of public names that the reference of this build has not."""
+    documented = app.env.domains["py"].objects
+    missing = [name for name in gnsnn_jax.__all__ if f"gnsnn_jax.{name}" not in documented]
+    if missing:
+        logger.warning("the reference lacks %s", ", ".join(missing))
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Registers the directive and the step in front of napoleon."""
     app.add_directive("public-names", PublicNames)
     app.connect("autodoc-process-docstring", _process, priority=100)
+    app.connect("env-check-consistency", lambda app, env: _check(app))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
