@@ -35,6 +35,8 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
+nb_code_prompt_show = "Show the code"
+nb_code_prompt_hide = "Hide the code"
 # PyTorch is no dependency of the site: where it is missing, its page stands there without outputs, and says so.
 HAS_TORCH = find_spec("torch") is not None
 nb_execution_excludepatterns = [] if HAS_TORCH else ["tutorials/pytorch.md"]
@@ -47,6 +49,7 @@ myst_substitutions = {
 # The reference comes from the docstrings, which `extensions.public_names` turns into reStructuredText.
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # methods stand where they are explained
 autodoc_preserve_defaults = True
 napoleon_use_rtype = False
 napoleon_preprocess_types = False

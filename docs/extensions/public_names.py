@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from itertools import groupby
 from typing import Any
 
@@ -12,6 +13,7 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.inspect import stringify_signature
 from sphinx.util.nodes import nested_parse_with_titles
 
 import gnsnn_jax
@@ -19,6 +21,7 @@ from extensions.groups import GROUPS, names_of, returned_class
 
 logger = logging.getLogger(__name__)
 SECTIONS = ("Args:", "Returns:", "Raises:", "Attributes:", "Yields:")
+NOTHING = "\\"  # joins lines; in front of a text it keeps napoleon from taking words before a colon for a type
 ENTRY_TEXT = 8  # columns in front of what continues an entry of a section
 ALIGNED = re.compile(r"\S {3,}\S")  # columns of a table
 ENTRY = re.compile(r"^    \*{0,2}\w+(?:, \*{0,2}\w+)*: ", re.MULTILINE)  # of a section: its names
@@ -87,7 +90,7 @@ def _returned(block: list[str]) -> list[str]:
     text = "\n".join(_escaped(block, in_section=True))
     entries = list(ENTRY.finditer(text))
     if len(entries) < 2 or entries[0].start():
-        return ["    \\", *text.split("\n")]  # an empty piece, since napoleon takes words in front of a colon for a type
+        return [f"    {NOTHING}", *text.split("\n")]
     names = [entry[0].strip(" :") for entry in entries]
     listed = ENTRY.sub(lambda entry: f"    - **{entry[0].strip(' :')}**: ", text)
     return [f"    {' and '.join(names)}", "", *listed.replace("\n        ", "\n      ").split("\n")]
@@ -140,7 +143,16 @@ def _part(part: str) -> str:
 
 
 def _process(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = as_rest(lines)
+    lines[:] = [NOTHING, *as_rest(lines)] if what in ("property", "attribute") else as_rest(lines)
+
+
+def _signature(app: Any, what: str, name: str, value: Any, options: Any, signature: str, returned: str) -> Any:
+    """The fields of a dataclass in place of what its base class takes, and short names of types."""
+    if what == "class" and is_dataclass(value):
+        signature = stringify_signature(inspect.signature(value.__init__, eval_str=False), show_return_annotation=False)
+        signature = re.sub(r"^\(self,? ?", "(", signature)
+    short = lambda text: text and text.replace("jaxlib._jax.", "").replace("~", "")
+    return short(signature), short(returned)
 
 
 def _check(app: Any) -> None:
@@ -155,5 +167,6 @@ def setup(app: Any) -> dict[str, bool]:
     """Registers the directive and the step in front of napoleon."""
     app.add_directive("public-names", PublicNames)
     app.connect("autodoc-process-docstring", _process, priority=100)
+    app.connect("autodoc-process-signature", _signature)
     app.connect("env-check-consistency", lambda app, env: _check(app))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
