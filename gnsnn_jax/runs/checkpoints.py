@@ -210,7 +210,7 @@ def _contents(arrays: Any, about: Mapping[str, Any]) -> ocp.args.Composite:
 
 
 def _write_fingerprints(path: Path) -> None:
-    (path / FINGERPRINTS).write_text(json.dumps(_fingerprints(path)))
+    (path / FINGERPRINTS).write_text(json.dumps(_fingerprints(path)), encoding="utf-8")
 
 
 def _fingerprints(path: Path) -> dict[str, str]:
@@ -222,7 +222,7 @@ def _fingerprints(path: Path) -> dict[str, str]:
 def _stored_fingerprints(path: Path) -> dict[str, Any]:
     """Those that were written with a checkpoint; none where they cannot be read."""
     try:
-        stored = json.loads((path / FINGERPRINTS).read_text())
+        stored = json.loads((path / FINGERPRINTS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return stored if isinstance(stored, dict) else {}
