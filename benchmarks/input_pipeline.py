@@ -20,13 +20,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measuring import in_words, machine
 from rich.table import Table
 
 from gnsnn_jax.data.augmentation import augment
 from gnsnn_jax.data.sets import Dataset, Split, Stream, load_dataset
 from gnsnn_jax.data.statistics import PUBLISHED
 from gnsnn_jax.data.streaming import usable_cores
+from gnsnn_jax.report.machine import in_words, machine
 from gnsnn_jax.runtime.command_line import Parser, console, count, run_script
 from gnsnn_jax.runtime.config import Data, load_config
 from gnsnn_jax.training.loop import initial_state, make_plan, train_step

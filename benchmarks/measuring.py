@@ -1,21 +1,11 @@
-"""What the benchmarks share: the machine in words, and seconds of cases that take turns."""
+"""What the benchmarks share: seconds of cases that take turns."""
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import NamedTuple
-
-import jax
-
-from gnsnn_jax.data.streaming import usable_cores
-
-PROCESSORS = Path("/proc/cpuinfo")  # of Linux, which names the processor there
 
 
 class Seconds(NamedTuple):
@@ -53,31 +43,3 @@ def interleaved(cases: Mapping[str, Callable[[], object]], repeats: int) -> dict
             found[name].wall.append(time.perf_counter() - wall)
             found[name].processor.append(time.process_time() - processor)
     return found
-
-
-def machine(packages: Sequence[str]) -> dict[str, str]:
-    """Processor, device, threads and versions, for the head of a table."""
-    return {
-        "processor": f"{_processor()}, {usable_cores()} cores",
-        "device": jax.devices()[0].device_kind,
-        "threads": os.environ.get("OMP_NUM_THREADS", "as many as cores"),
-        "python": platform.python_version(),
-        **{package: found for package in packages if (found := _version(package))},
-    }
-
-
-def _processor() -> str:
-    known = PROCESSORS.read_text(encoding="utf-8").splitlines() if PROCESSORS.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in known if line.startswith("model name")]
-    return f"{names[0]} ({platform.machine()})" if names else platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def in_words(about: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in about.items())

@@ -27,13 +27,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from measuring import Seconds, in_words, interleaved, machine
+from measuring import Seconds, interleaved
 from rich.table import Table
 
 import gnsnn_jax as gs
 from gnsnn_jax.conversion.stopping import confidence_of
 from gnsnn_jax.method.methods import parse_method
 from gnsnn_jax.models import networks
+from gnsnn_jax.report.machine import in_words, machine
 from gnsnn_jax.runtime.command_line import Parser, console, count, run_script
 
 CLASSES = 100

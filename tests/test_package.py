@@ -214,6 +214,7 @@ SCRIPTS = {
     "train.py": [*SHARED, "matplotlib", "optax"],
     "convert.py": [*SHARED, "matplotlib"],
     "gnsnn_jax.report.compare_runs": ["matplotlib", "rich"],
+    "gnsnn_jax.report.arena": [*SHARED, "matplotlib"],
     "gnsnn_jax.data.prepare": ["rich"],
 }
 

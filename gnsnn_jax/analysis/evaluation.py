@@ -89,6 +89,13 @@ def predict(
     ann: Callable, variables: Any, split: Split | Stream, prepare: Prepare, batch_size: int = 256
 ) -> Int[np.ndarray, " N"]:
     """The classes that the network itself predicts: of outputs [B, 1] their sign, as of a spiking network."""
+    return labels_and_predictions(ann, variables, split, prepare, batch_size)[1]
+
+
+def labels_and_predictions(
+    ann: Callable, variables: Any, split: Split | Stream, prepare: Prepare, batch_size: int = 256
+) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
+    """The labels of a split, and what `predict` returns."""
 
     @jax.jit
     def classes(variables, images, labels):
@@ -96,8 +103,9 @@ def predict(
 
     on_all, variables, found = devices.on_all(), devices.replicate(variables), []
     for batch in read_in_order(split, batch_size):
-        found.append(_without_padding(*classes(variables, *map(devices.distribute, batch)))[1])
-    return np.concatenate(found)
+        found.append(_without_padding(*classes(variables, *map(devices.distribute, batch))))
+    labels, predictions = map(np.concatenate, zip(*found, strict=True))
+    return labels, predictions
 
 
 def _without_padding(labels: Array, *values: Array | np.ndarray) -> list[np.ndarray]:

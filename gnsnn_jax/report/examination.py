@@ -86,13 +86,38 @@ def extend_report(
 def _observed(
     networks: Mapping[str, ConvertedNetwork], dataset: Dataset, steps: Sequence[int], batch_size: int
 ) -> dict[str, Behaviour]:
-    """The behaviours by name; two conversions that do the same are observed once."""
+    """The behaviours by name, those before calibrations too."""
     simulated = {network.method.name: network for network in networks.values()}
     calibrated = [network for network in networks.values() if network.method.calibration]
     simulated |= {before_name(each.method): without_calibration(each) for each in calibrated}
     looked_at = sorted({*steps, *(each.method.probe_steps for each in simulated.values() if each.method.probe_steps)})
+    return behaviours_of(simulated, dataset, looked_at, batch_size)
+
+
+def behaviours_of(
+    simulated: Mapping[str, ConvertedNetwork],
+    dataset: Dataset,
+    steps: Sequence[int],
+    batch_size: int,
+    compare: bool = True,
+) -> dict[str, Behaviour]:
+    """Observes networks on at most EXAMINED_SAMPLES of the test split; two that do the same are observed once.
+
+    Args:
+        simulated: At least one converted network, by names of any kind.
+        dataset: The data set whose test split the samples come from.
+        steps: The numbers of time-steps to look at, in increasing order.
+        batch_size: The number of samples of one batch.
+        compare: Whether to compare rates with the activations of the network, besides counting.
+
+    Returns:
+        The behaviours by these names.
+
+    Raises:
+        InputError: if the connections of a network cannot be counted.
+    """
     samples = min(dataset.test.count, EXAMINED_SAMPLES)
-    variables = devices.replicate(next(iter(networks.values())).variables)
+    variables = devices.replicate(next(iter(simulated.values())).variables)
     behaviours: dict[str, Behaviour] = {}
     with progress_bar() as bar:
         for name, each in simulated.items():
@@ -101,10 +126,11 @@ def _observed(
                 continue
             task = bar.add_task(f"{name:>8}", total=samples, note="spikes, operations, errors")
             behaviours[name] = observe_present(
-                each.spiking(looked_at[-1]),
+                each.spiking(steps[-1]),
                 _batches(dataset, samples, batch_size),
                 variables=variables,
-                steps=looked_at,
+                steps=steps,
+                compare=compare,
                 connections=next((found.connections for found in behaviours.values()), None),
                 sharding=devices.on_all(),
                 on_batch=partial(bar.advance, task),

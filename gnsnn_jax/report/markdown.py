@@ -39,13 +39,13 @@ def markdown_of(report: Report, pictures: Sequence[str], folder: str) -> str:
     Returns:
         The text of report.md.
     """
-    parts = [_head(report), _image("accuracy.png", "Accuracy if stopped after T steps."), _accuracy(report)]
+    parts = [_head(report), image("accuracy.png", "Accuracy if stopped after T steps."), _accuracy(report)]
     parts += [_analog(report.analysis.analog)] if report.analysis else []
     if isinstance(report.analysis, NotExamined):
         parts.append(f"Errors, operations and energy are left out: {report.analysis.left_out}")
     if isinstance(report.analysis, NetworkSummary):
         parts += _examined(report, report.analysis)
-    images = [_image(f"{folder}/{name}", _CAPTIONS[name]) for name in pictures]
+    images = [image(f"{folder}/{name}", _CAPTIONS[name]) for name in pictures]
     return "\n\n".join(part for part in [*parts, *(["## Pictures"] if images else []), *images] if part) + "\n"
 
 
@@ -75,11 +75,13 @@ def _head(report: Report) -> str:
     )
 
 
-def _image(path: str, caption: str) -> str:
+def image(path: str, caption: str) -> str:
+    """Returns a picture with its caption below."""
     return f"![{caption}]({path.replace('+', '%2B')})\n\n*{caption}*"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Returns a table, its first column to the left and numbers to the right."""
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
@@ -95,8 +97,8 @@ def _accuracy(report: Report) -> str:
     return "\n\n".join(
         [
             "## Accuracy",
-            _table(["accuracy, %", "steps before the first", *titles], rows),
-            _table(["same class as the ANN, %", *titles], agreement),
+            table(["accuracy, %", "steps before the first", *titles], rows),
+            table(["same class as the ANN, %", *titles], agreement),
         ]
     )
 
@@ -117,7 +119,7 @@ def _errors(found: _Found, steps: Sequence[int], analysis: NetworkSummary) -> st
     head = ["activation", "θ", *errors, *correlations, "silent %", "saturated %", "ANN silent %", "ANN saturated %"]
     for method, behaviour in found:
         rows = [_error_row(each, steps) for each in behaviour.populations]
-        parts += [f"### {method.name}", _table(head, rows)]
+        parts += [f"### {method.name}", table(head, rows)]
     return "\n\n".join(parts)
 
 
@@ -165,7 +167,7 @@ def _offset_table(names: Sequence[str], calibration: CalibrationSummary) -> str:
         after = calibration.after[name]
         shares = [*before.own_offsets, *after.own_offsets, before.offsets[exact], after.offsets[exact]]
         rows.append([name, *(f"{100 * share:.1f}" for share in shares)])
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _operations(found: _Found, steps: Sequence[int], analysis: NetworkSummary) -> str:
@@ -181,8 +183,8 @@ def _operations(found: _Found, steps: Sequence[int], analysis: NetworkSummary) -
         [
             "## Spikes and operations",
             words,
-            _table(["method", "", *_at_steps(steps)], [row for each in found for row in _operation_rows(*each, steps)]),
-            _table(["layer", "connections", "weights", "evaluated"], layers),
+            table(["method", "", *_at_steps(steps)], [row for each in found for row in _operation_rows(*each, steps)]),
+            table(["layer", "connections", "weights", "evaluated"], layers),
         ]
     )
 
@@ -213,11 +215,11 @@ def _energy(found: _Found, steps: Sequence[int], analysis: NetworkSummary) -> st
         for each in analysis.energy_models
     ]
     head = ["model", "pJ addition", "pJ multiplication", "of bits", "pJ memory bit", "weight bits", "source"]
-    parts = ["## Estimates of energy", words, _table(head, models)]
+    parts = ["## Estimates of energy", words, table(head, models)]
     for model, of_anns in analysis.energy_nanojoules.items():
         rows = [[name, *[f"{energy:,.4g}"] * len(steps)] for name, energy in of_anns.items()]
         rows += [row for each in found for row in _energy_rows(*each, model, steps)]
-        parts += [f"### {model}, nJ (estimate)", _table(["network", *_at_steps(steps)], rows)]
+        parts += [f"### {model}, nJ (estimate)", table(["network", *_at_steps(steps)], rows)]
     return "\n\n".join(parts)
 
 
@@ -247,7 +249,7 @@ def _neurobench(found: _Found, steps: int) -> str:
         "footprint, bytes",
     ]
     rows = [_neurobench_row(method.name, behaviour.neurobench[steps]) for method, behaviour in found]
-    return "\n\n".join(["## By the definitions of NeuroBench", words, _table(head, rows)])
+    return "\n\n".join(["## By the definitions of NeuroBench", words, table(head, rows)])
 
 
 def _neurobench_row(name: str, found: NeuroBench) -> list[str]:

@@ -159,6 +159,12 @@ def with_thresholds(
     return [replace(network, thresholds=found[search_of(network)]) for network in networks]
 
 
+def samples_for_thresholds(dataset: Dataset, batch_size: int) -> int:
+    """How many training images `with_thresholds` finds thresholds from."""
+    count = min(dataset.train.count, THRESHOLD_IMAGES)
+    return count if count < batch_size else count - count % batch_size
+
+
 def _find(
     network: ConvertedNetwork, batches: Iterator[Array], rule: str, levels: int, channel_axis: int | None
 ) -> dict[str, Array]:

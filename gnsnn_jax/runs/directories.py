@@ -23,7 +23,8 @@ CONFIG, SUMMARY, CURVES = "config.toml", "summary.json", "curves.png"
 METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 CHECKPOINTS, STATE = "checkpoints", "state"  # the best weights; all that training goes on from
 CONVERSION = ("report.json", "report.md", "accuracy.png", "figures", "converted")
-_OWN = (CONFIG, CHECKPOINTS, STATE, METRICS, EVENTS, SUMMARY, CURVES, *CONVERSION)
+ARENA = ("arena.json", "arena.md", "arena.png")
+_OWN = (CONFIG, CHECKPOINTS, STATE, METRICS, EVENTS, SUMMARY, CURVES, *CONVERSION, *ARENA)
 
 
 class Run(NamedTuple):

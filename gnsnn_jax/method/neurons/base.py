@@ -110,6 +110,14 @@ class Neuron(ABC):
         """The fewest units that one step can emit: 0, or -members if `signed`."""
         return -self.members if self.signed else 0
 
+    @property
+    def values_a_step(self) -> int:
+        """How many values besides 0 one step can send: the whole numbers of units from `lowest` to `members`.
+
+        A neuron that sends fewer, or others, overrides it.
+        """
+        return self.members - self.lowest
+
     def least_output(self, state: Any, unit: Array) -> Array | int:
         """The least output that the step after `state` can have: `lowest` units.
 

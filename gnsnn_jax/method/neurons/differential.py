@@ -66,6 +66,11 @@ class DifferentialNeuron(Neuron):
         return self.neuron.members
 
     @property
+    def values_a_step(self) -> int:
+        """Those of the spikes, of either sign."""
+        return self.neuron.signed_form().values_a_step
+
+    @property
     def is_signed_form(self) -> bool:
         return self.neuron.signed_form() == self.neuron
 

@@ -80,6 +80,11 @@ class MultiThresholdNeuron(Neuron):
         """One spike for each output but 0: it says by itself which threshold it is of."""
         return (self.units(outputs, threshold) != 0).astype(jnp.int32)
 
+    @property
+    def values_a_step(self) -> int:
+        """Each of its thresholds and its negative."""
+        return 2 * self.thresholds
+
     def signed_form(self) -> MultiThresholdNeuron:
         return replace(self, either_sign=True)
 
