@@ -21,7 +21,7 @@ lint: $(VENV)/installed-for-tests  ## style and types
 	$(BIN)/mypy
 
 docs: $(VENV)/installed-for-docs  ## the documentation site, docs/_build/html/index.html, whose code runs while it is built
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --fresh-env --quiet docs docs/_build/html
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --fresh-env --jobs auto --quiet docs docs/_build/html
 
 benchmark: $(VENV)/installed-for-benchmark  ## images a second of the input; time and memory of the simulation
 	$(BIN)/python benchmarks/input_pipeline.py

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -258,7 +259,8 @@ def main() -> None:
 
 def write(path: Path, about: Mapping[str, str], repeats: int, rows: list[dict[str, Any]]) -> None:
     """After each setting, so that a run which is stopped leaves what it found."""
-    path.write_text(json.dumps({"machine": about, "repeats": repeats, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    found = {"date": date.today().isoformat(), "machine": about, "repeats": repeats, "rows": rows}
+    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

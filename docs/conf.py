@@ -35,6 +35,7 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # for tables that cells make
 nb_code_prompt_show = "Show the code"
 nb_code_prompt_hide = "Hide the code"
 # PyTorch is no dependency of the site: where it is missing, its page stands there without outputs, and says so.

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -15,10 +19,18 @@ def setup(app: Any) -> dict[str, bool]:
 
 
 def _inline(translator: Any, node: nodes.Node) -> None:
-    translator.body.append(tex2mathml(node.astext()))
+    translator.body.append(_mathml(node, as_block=False))
     raise nodes.SkipNode
 
 
 def _block(translator: Any, node: nodes.Node) -> None:
-    translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    translator.body.append(f'<div class="math">{_mathml(node, as_block=True)}</div>')
     raise nodes.SkipNode
+
+
+def _mathml(node: nodes.Node, as_block: bool) -> str:
+    try:
+        return tex2mathml(node.astext(), as_block=as_block)
+    except MathError as error:
+        logger.warning("the formula %r cannot be shown: %s", node.astext(), error, location=node)
+        return node.astext()
