@@ -33,7 +33,7 @@ myst_heading_anchors = 3
 # Pages with code run as a whole in each build, and a cell that fails ends it.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 300  # seconds for a cell
 nb_merge_streams = True
 nb_render_markdown_format = "myst"  # for tables that cells make
 nb_code_prompt_show = "Show the code"
