@@ -20,7 +20,7 @@ ROOMS = {
     "runs": {"data", "interop", "models", "conversion", "method", "runtime"},
     "training": {"runs", "data", "models", "runtime"},
     "analysis": {"conversion", "engine", "method", "data", "runtime"},
-    "report": {"analysis", "runs", "data", "conversion", "method", "interop", "runtime"},
+    "report": {"analysis", "training", "runs", "data", "conversion", "method", "interop", "runtime"},
 }
 NEED_JAX_ALONE = {"xla", "method", "engine", "conversion", "errors", "dtypes", "_types"}
 MOVED = {"analysis/compare.py", "training/prepare.py"}  # names of commands that earlier versions had

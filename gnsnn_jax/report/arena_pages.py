@@ -14,7 +14,7 @@ MARK = "<!-- Below this line the page is written by python -m gnsnn_jax.report.a
 TITLE = "# All methods on one network\n\n"
 CAPTION = (
     "Accuracy against synaptic operations, a mark for each T. The thick line is the front: no other row takes at most "
-    "as many operations and is at least as accurate. Crosses are the quantised ANN by number of levels."
+    "as many operations and is at least as accurate. Crosses are the quantised ANNs of the rows."
 )
 COLUMNS = [
     "method",

@@ -18,6 +18,7 @@ with extra("report"):
     from matplotlib.ticker import FixedLocator, NullLocator
 
 TICKS = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 100)  # of accuracy, in %
+ABOVE = 0.15  # of a decade, so that marks and names at 100 % show
 ROOM = 2.2  # to the left of the fewest operations, for the name there
 STYLES = ("-", "--", ":")  # of methods, once all colours are used
 
@@ -72,12 +73,10 @@ def _draw_front(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _draw_ann(axes: Axes, arena: Arena) -> None:
-    """The network itself, and the quantised one by number of levels, all at the same number of operations."""
+    """The network itself, and the quantised ones of all rows, all of them of as many operations."""
     operations = arena.ann_multiply_accumulates
-    best = {row.quantised.levels: 100 * row.quantised.accuracy for row in arena.rows}
-    axes.plot(
-        [operations] * len(best), list(best.values()), "x", color="0.45", markersize=5, label="quantised ANN", zorder=2
-    )
+    found = sorted({100 * row.quantised.accuracy for row in arena.rows})
+    axes.plot([operations] * len(found), found, "x", color="0.45", markersize=5, label="quantised ANN", zorder=2)
     axes.plot([operations], [100 * arena.ann_accuracy], "*", color="black", markersize=13, label="ANN", zorder=4)
 
 
@@ -87,14 +86,15 @@ def _points(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
 
 def _scale(axes: Axes, arena: Arena) -> None:
     least = 50 / arena.test_samples  # half a sample in %
-    forward = lambda percent: -np.log10(np.maximum(100 - np.asarray(percent), least))
-    backward = lambda height: 100 - 10 ** -np.asarray(height)
+    top = -np.log10(least)  # the height of 100 %, above which the axis goes on in a straight line
+    forward = lambda percent: -np.log10(np.maximum(100 - percent, least)) + np.maximum(percent - 100, 0)
+    backward = lambda height: 100 - 10**-height * (height < top) + np.maximum(height - top, 0)
     axes.set_xscale("log")
     axes.set_xlim(left=min(row.synaptic_operations for row in arena.rows) / ROOM)
     axes.set_yscale("function", functions=(forward, backward))
     accuracies = [100 * row.accuracy for row in arena.rows]
     lowest = min(accuracies)
-    axes.set_ylim(max(lowest - 5, 0), 100)
+    axes.set_ylim(max(lowest - 5, 0), 100 + ABOVE)
     shown = [tick for tick in TICKS if tick >= lowest and (tick == 100 or 100 - tick > 2 * least)]
     axes.yaxis.set_major_locator(FixedLocator(shown))
     axes.yaxis.set_minor_locator(NullLocator())
