@@ -215,6 +215,7 @@ SCRIPTS = {
     "convert.py": [*SHARED, "matplotlib"],
     "gnsnn_jax.report.compare_runs": ["matplotlib", "rich"],
     "gnsnn_jax.report.arena": [*SHARED, "matplotlib"],
+    "gnsnn_jax.report.reproduce": [*SHARED, "matplotlib", "optax"],
     "gnsnn_jax.data.prepare": ["rich"],
 }
 

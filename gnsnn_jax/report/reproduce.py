@@ -149,7 +149,7 @@ def deviations(command) -> tuple[str, ...]:
     if command.stand_in:
         found.append(f"trained on a stand-in, the digits of scikit-learn at 32x32, in place of {command.dataset}")
     if command.epochs:
-        found.append(f"trained for {command.epochs} epochs in place of those of the recipe")
+        found.append(f"the epochs of the recipe replaced by {command.epochs}")
     return tuple(found)
 
 
