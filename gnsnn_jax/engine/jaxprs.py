@@ -15,24 +15,18 @@ from jax.interpreters import partial_eval
 from gnsnn_jax._types import Array
 from gnsnn_jax.xla.convolution import convolve
 
-CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "composite": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
+CALLS = frozenset(
+    "jit pjit remat2 checkpoint closed_call core_call eval_jaxpr composite custom_jvp_call custom_vjp_call".split()
+)
 CONTROL_FLOW = ("scan", "while", "cond")
 CONVOLUTIONS = ("conv_general_dilated", "repaired_convolution")
 
 
 def called_by(eqn: JaxprEqn) -> ClosedJaxpr | None:
     """The body of an equation that only calls it."""
-    body = eqn.params.get(CALLS.get(eqn.primitive.name))
+    if eqn.primitive.name not in CALLS:
+        return None
+    body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
     return None if body is None else _closed(body)
 
 
@@ -45,6 +39,14 @@ def inner_jaxprs(eqn: JaxprEqn) -> Iterator[ClosedJaxpr]:
         for item in value if isinstance(value, (tuple, list)) else [value]:
             if isinstance(item, (ClosedJaxpr, Jaxpr)):
                 yield _closed(item)
+
+
+def parts_of_scan(eqn: JaxprEqn) -> tuple[int, int]:
+    """How many constants a scan reads, and how many values it carries, in the words of any version of JAX."""
+    if "num_consts" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    constants, carry, _ = map(list, eqn.params["ft_in"].unpack())
+    return len(constants), len(carry)
 
 
 def holds_jaxprs(eqn: JaxprEqn) -> bool:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
-from gnsnn_jax.engine.jaxprs import inner_jaxprs, type_of
+from gnsnn_jax.engine.jaxprs import inner_jaxprs, parts_of_scan, type_of
 
 Slot = int
 # Enters a function: adds its operations to a network, given the slots of its inputs and, in words, which pass it is;
@@ -36,7 +36,7 @@ def unrolled(eqn: JaxprEqn, inputs: Sequence[Slot], enter: Enter) -> list[Slot]:
         The slots of the last carry and of the outputs of all passes, [length, ...].
     """
     params = eqn.params
-    fixed, carried, length = params["num_consts"], params["num_carry"], params["length"]
+    (fixed, carried), length = parts_of_scan(eqn), params["length"]
     constants, carry, scanned = inputs[:fixed], list(inputs[fixed : fixed + carried]), inputs[fixed + carried :]
     types = [type_of(var) for var in eqn.invars[fixed + carried :]]
     made: list[list[Slot]] = []

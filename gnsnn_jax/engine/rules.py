@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, Primitive, primitives
 
 from gnsnn_jax.engine import unit_rules, work_rules
-from gnsnn_jax.engine.jaxprs import inner_jaxprs
+from gnsnn_jax.engine.jaxprs import CALLS, CONTROL_FLOW, inner_jaxprs
 
 # Whether an operation is linear in the operands at these positions together, the others being fixed.
 Linear = Callable[[JaxprEqn, frozenset[int]], bool]
@@ -175,7 +175,8 @@ _rule("reduce_window_max reduce_window_min", nowhere, OF_SUMS, unit=unit_rules.p
 # Not linear.
 _rule(
     "clamp abs sign tanh logistic erf erfc erf_inv sin cos tan sinh cosh asin acos atan asinh acosh atanh atan2 "
-    "square integer_pow pow sqrt rsqrt cbrt exp exp2 expm1 log log1p cumprod cumlogsumexp reduce_prod "
+    "square one_minus_square integer_pow polynomial pow sqrt rsqrt cbrt exp exp2 expm1 log log1p log2 "
+    "cumprod cumlogsumexp reduce_prod "
     "floor ceil round rem nextafter is_finite eq ne lt le gt ge eq_to le_to lt_to and or not xor "
     "reduce_and reduce_or reduce_xor select_and_scatter scatter-max scatter_max scatter-min scatter_min "
     "bessel_i0e bessel_i1e digamma igamma igammac igamma_grad_a lgamma polygamma regularized_incomplete_beta zeta "
@@ -197,10 +198,7 @@ _rule(
 )  # fmt: skip
 _rule("pure_callback io_callback ragged_all_to_all stage", nowhere, REFUSED, remedy=_UNSEEN)
 # What the engine enters or walks through, and so never asks a rule for.
-ENTERED = frozenset("jit pjit remat2 checkpoint closed_call core_call call composite scan while cond".split()) | {
-    "custom_jvp_call",
-    "custom_vjp_call",
-}
+ENTERED = CALLS | {*CONTROL_FLOW, "call"}
 
 
 def known_primitives() -> Iterator[Primitive]:

@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from gnsnn_jax.engine.encoders import Encoders
 from gnsnn_jax.engine.graph import Network, Operation, Origin, Slot, needed
-from gnsnn_jax.engine.jaxprs import CONTROL_FLOW, called_by, inner_jaxprs, type_of
+from gnsnn_jax.engine.jaxprs import CONTROL_FLOW, called_by, inner_jaxprs, parts_of_scan, type_of
 from gnsnn_jax.engine.names import by_present_names
 from gnsnn_jax.engine.recognise import holds_activation, network_of, not_linear
 from gnsnn_jax.engine.rules import OverTime, is_linear, known_rule_of, rule_of
@@ -372,7 +372,7 @@ class _Within(NamedTuple):
         return [any(varies) for varies in zip(*branches, strict=True)]
 
     def _of_scan(self, eqn: JaxprEqn, vary: Sequence[bool]) -> list[bool]:
-        fixed, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+        fixed, carried = parts_of_scan(eqn)
         head, carry, scanned = vary[:fixed], vary[fixed : fixed + carried], vary[fixed + carried :]
         carry, outputs = self._through_passes(eqn.params["jaxpr"].jaxpr, head, carry, scanned)
         return [*carry, *outputs[carried:]]
