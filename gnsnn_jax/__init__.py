@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gnsnn_jax.analysis.accuracy import accuracy_over_time
 from gnsnn_jax.analysis.observation import observe
 from gnsnn_jax.analysis.operations import neurobench, operations
+from gnsnn_jax.conversion.find_corrections import find_corrections
 from gnsnn_jax.conversion.find_thresholds import find_thresholds
 from gnsnn_jax.conversion.folding import fold_batch_norm
 from gnsnn_jax.conversion.sites import Site, sites
@@ -21,6 +22,7 @@ from gnsnn_jax.interop.stored_functions import load, save
 from gnsnn_jax.interop.to_nir import to_nir
 from gnsnn_jax.method.activations import qcfs, staircase
 from gnsnn_jax.method.calibrations import Calibration, offset_spikes
+from gnsnn_jax.method.corrections import Correction, CorrectionRule
 from gnsnn_jax.method.neurons import GroupNeuron, Neuron, group_neuron, integrate_and_fire, run
 from gnsnn_jax.method.neurons.binary_group import binary_group_neuron
 from gnsnn_jax.method.neurons.differential import differential
@@ -41,6 +43,8 @@ _LAZY = {
 
 __all__ = [
     "Calibration",
+    "Correction",
+    "CorrectionRule",
     "GroupNeuron",
     "InputError",
     "Neuron",
@@ -51,6 +55,7 @@ __all__ = [
     "build",
     "differential",
     "export",
+    "find_corrections",
     "find_thresholds",
     "fold_batch_norm",
     "from_nir",

@@ -80,7 +80,7 @@ def find_thresholds(
             network without ReLU, clip or encoder, and for currents that are NaN or infinite.
     """
     rule = _rule(method, at_least_one("levels", levels))
-    search = _Search(rule, _checked_axis(channel_axis), per_channel, levels if quantised else None)
+    search = _Search(rule, checked_axis(channel_axis), per_channel, levels if quantised else None)
     given = Batches(batches, variables, "find_thresholds(apply, {}, levels)")
     ann, states, network, compiled_for = given.explaining(ann), None, None, None
     encoders = checked_encoders(encoders)
@@ -105,7 +105,7 @@ def _rule(method: str | Rule, levels: int) -> Rule:
     return RULES[method](levels)
 
 
-def _checked_axis(axis: int) -> int:
+def checked_axis(axis: int) -> int:
     if axis >= 0:
         raise InputError(f"channel_axis counts from the right and must be below 0, got {axis}")
     return axis
@@ -175,14 +175,14 @@ def _filled(count: int, value: float) -> Array:
     return jnp.full(count, value, jnp.float32)
 
 
-def _channel_axis(operation: Operation, axis: int | None) -> int | None:
+def channel_axis_of(operation: Operation, axis: int | None) -> int | None:
     if axis is None or not operation.shape:
         return None
     return axis if -axis <= len(operation.shape) else -1
 
 
 def _columns(operation: Operation, axis: int | None) -> int:
-    at = _channel_axis(operation, axis)
+    at = channel_axis_of(operation, axis)
     return 1 if at is None else operation.shape[at]
 
 
@@ -232,7 +232,7 @@ def _bounded(operation: Operation, axes: _Axes, state: _State, values: Sequence[
 
 def _with_channels(operation: Operation, axis: int | None, current: Array, bound: Any) -> Array:
     """The bound of a clip, repeated along the channels alone: XLA would fold one of all currents for minutes."""
-    limit, at = _limit_of(current, bound), _channel_axis(operation, axis)
+    limit, at = _limit_of(current, bound), channel_axis_of(operation, axis)
     limit = limit.reshape(*(1,) * (current.ndim - limit.ndim), *limit.shape)
     lengths = enumerate(zip(current.shape, limit.shape, strict=True), -current.ndim)
     return jnp.broadcast_to(limit, [length if place == at else own for place, (length, own) in lengths])
@@ -272,7 +272,7 @@ def _in_columns(operation: Operation, current: Array, axis: int | None) -> Float
     wide = current.astype(jnp.float32)
     if operation.activation.kind == "encoder":
         wide = jnp.stack([wide, -wide])
-    at = _channel_axis(operation, axis)
+    at = channel_axis_of(operation, axis)
     if at is None:
         return wide.reshape(-1, 1)
     return jnp.moveaxis(wide, at, -1).reshape(-1, _columns(operation, axis))
@@ -280,7 +280,7 @@ def _in_columns(operation: Operation, current: Array, axis: int | None) -> Float
 
 def _shaped(operation: Operation, axis: int | None, columns: Float[Array, " columns"]) -> Array:
     """One value for each column, so that it broadcasts to the currents."""
-    at = _channel_axis(operation, axis)
+    at = channel_axis_of(operation, axis)
     return columns.reshape(()) if at is None else columns.reshape(-1, *(1,) * (-at - 1))
 
 

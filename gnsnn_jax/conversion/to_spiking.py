@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax._types import Array
+from gnsnn_jax.conversion.corrections_by_site import checked_corrections, corrections_for
 from gnsnn_jax.conversion.known_values import check_threshold, refuse_nan, refuse_thresholds
 from gnsnn_jax.conversion.neurons_by_site import Neurons, check_patterns, checked_neurons, neuron_for, settings_of
 from gnsnn_jax.conversion.sites import Site, site_of
@@ -25,6 +26,7 @@ from gnsnn_jax.engine.split import SpikingNetwork, split
 from gnsnn_jax.engine.tracing import arrays_of, is_array, trace
 from gnsnn_jax.errors import InputError, at_least_one, listed, shown
 from gnsnn_jax.method.calibrations import Calibration
+from gnsnn_jax.method.corrections import Correction
 from gnsnn_jax.method.neurons import Neuron
 
 DEFAULT_CHUNK = 2  # time-steps evaluated together; more of them no longer fit the caches of a CPU
@@ -46,6 +48,7 @@ def to_spiking(
     product_dtype: Any = None,
     encoders: Encoders = "auto",
     reduce: Reduce = None,
+    corrections: Mapping[str, Correction] | None = None,
 ) -> SpikingFunction:
     """Returns a function with the arguments of `ann` whose outputs have a leading time axis, [steps, ...].
 
@@ -91,6 +94,9 @@ def to_spiking(
             none, and weights read analog values there.
         reduce: "sum" or "mean" returns the outputs [...] summed or averaged over time, in memory that does not grow
             with `steps`.
+        corrections: by name of the site, as `find_corrections` makes them: a bias of the currents by step and
+            channel, a start potential, another threshold. They were found for one neuron, one set of thresholds and
+            so many steps, and serve these alone.
 
     Returns:
         The converted network, a function with the arguments of `ann`.
@@ -117,6 +123,7 @@ def to_spiking(
         None if product_dtype is None else _product_dtype(product_dtype),
         encoders=checked_encoders(encoders),
         reduce=reduce,
+        corrections=None if corrections is None else checked_corrections(corrections),
     )
 
 
@@ -164,6 +171,7 @@ class SpikingFunction:
     observe: Observe | Observer | None = None
     encoders: Encoders = "auto"
     reduce: Reduce = None
+    corrections: Mapping[str, Correction] | None = None
 
     def __call__(self, *args, **kwargs):
         return self.simulated(self._checked(args, kwargs, _array_axes(self.time_axes, args, kwargs)))
@@ -269,9 +277,16 @@ class SpikingFunction:
         vary = [axis is not None for axis in axes]
         seen = [_one_step(x) if varies else x for x, varies in zip(inputs, vary, strict=True)]
         traced, structure = trace(self.ann, args, kwargs, seen)
-        network = split(traced, vary, self.thresholds, self.encoders)
+        network = split(traced, vary, self._thresholds, self.encoders)
         check_patterns(self.neuron, network.populations)
         return Traced(network, inputs, structure)
+
+    @property
+    def _thresholds(self) -> Mapping[str, Any]:
+        """By name, those of corrections before the others."""
+        corrections = self.corrections or {}
+        own = {name: each.threshold for name, each in corrections.items() if each.threshold is not None}
+        return {**(self.thresholds or {}), **own}
 
     def neuron_at(self, population: Operation) -> Neuron:
         """The neuron of a population: that of the first pattern that matches its name, signed for an encoder."""
@@ -302,7 +317,8 @@ class SpikingFunction:
         axes, structure = jax.tree.flatten(self.time_axes, is_leaf=_is_axis)
         thresholds = tuple(sorted((name, _content(value)) for name, value in (self.thresholds or {}).items()))
         numbers = settings_of(self.neuron), self.steps, self.calibration, self.chunk, tuple(axes), structure, thresholds
-        return _identity(self.ann), *numbers, self.product_dtype, self.observe, self.encoders, self.reduce
+        corrections = tuple(sorted((name, *map(_content, each)) for name, each in (self.corrections or {}).items()))
+        return _identity(self.ann), *numbers, self.product_dtype, self.observe, self.encoders, self.reduce, corrections
 
     def __eq__(self, other):
         return isinstance(other, SpikingFunction) and self._settings() == other._settings()
@@ -337,7 +353,8 @@ class SpikingFunction:
         values = evaluated_once(traced.network, traced.inputs)
         refuse_thresholds(traced.network, values)
         chunk, observer = self._chunk_for(traced.network), _observer(self.observe)
-        return Simulation(traced.network, values, self.neuron_at, chunk, self.product_dtype, observer)
+        corrections = corrections_for(traced.network, self.corrections)
+        return Simulation(traced.network, values, self.neuron_at, chunk, self.product_dtype, observer, corrections)
 
     def _simulate(self, traced: Traced) -> Found:
         """All steps: the first chunk by itself where its length or a calibration asks for it, the others in a scan."""
@@ -463,6 +480,8 @@ def _positive(name: str, value: Any) -> Any:
 
 def _content(value: Any) -> tuple:
     """Equal for equal arrays of known numbers."""
+    if value is None:
+        return ()
     return (id(value),) if isinstance(value, jax.core.Tracer) else (value.shape, value.tobytes())
 
 

@@ -25,8 +25,9 @@ from gnsnn_jax.engine.split import SpikingNetwork
 from gnsnn_jax.engine.units import Units
 from gnsnn_jax.engine.views import How, View
 from gnsnn_jax.method.calibrations import Calibration
+from gnsnn_jax.method.corrections import Correction, corrected
 from gnsnn_jax.method.neurons import GroupNeuron, Neuron, run
-from gnsnn_jax.method.neurons.run import own_state, run_on_sums
+from gnsnn_jax.method.neurons.run import own_state, run_on_sums, with_initial
 from gnsnn_jax.xla.computed_once import computed_once
 
 PRODUCTS = ("dot_general", *CONVOLUTIONS)  # whose operands may be rounded while they add up in float32
@@ -84,6 +85,7 @@ class Simulation:
         chunk: how many time-steps are evaluated together.
         product_dtype: the type that weights are rounded to where spikes meet them, or None.
         observer: sees all operations.
+        corrections: by name of the population, for those that have one.
     """
 
     def __init__(
@@ -94,11 +96,20 @@ class Simulation:
         chunk: int,
         product_dtype: Any = None,
         observer: Observer = NOBODY,
+        corrections: Mapping[str, Correction] | None = None,
     ):
         self.network, self.values, self.neuron_at, self.chunk_steps = network, values, neuron_at, chunk
-        self.product_dtype, self.observer = product_dtype, observer
-        if product_dtype or How.OF_SUMS in network.how.values():
-            self.units = Units(network, values, neuron_at)
+        self.product_dtype, self.observer, self.corrections = (
+            product_dtype,
+            observer,
+            {} if corrections is None else corrections,
+        )
+        self.find_units()
+
+    def find_units(self) -> None:
+        """Which values are whole numbers of a unit, where somebody asks; again where a threshold has changed."""
+        if self.product_dtype or How.OF_SUMS in self.network.how.values():
+            self.units = Units(self.network, self.values, self.neuron_at)
 
     def start(self) -> State:
         """Before the first step."""
@@ -122,7 +133,14 @@ class Simulation:
     def _own_state(self, population: Operation) -> Any:
         currents, threshold = type_of(population.eqn.outvars[0]), self.values[population.inputs[1]]
         threshold = jnp.asarray(threshold, state_type(currents, threshold))
-        return own_state(self.neuron_at(population), threshold, population.shape)
+        neuron, start = self.neuron_at(population), self._start_of(population)
+        own = own_state(neuron, threshold, population.shape)
+        return own if start is None else with_initial(neuron, own, start)
+
+    def _start_of(self, population: Operation) -> Array | None:
+        """The potential that a population starts from, where a correction tells one."""
+        correction = self.corrections.get(population.activation.name)
+        return None if correction is None else correction.start
 
     def chunk(
         self, trains: Mapping[Slot, Array], length: int, state: State, calibration: Calibration | None = None
@@ -161,11 +179,18 @@ class Simulation:
         Returns its currents, where somebody needs them, and its threshold; and its outputs with the state after them.
         """
         neuron, (slot, _), threshold = self.neuron_at(operation), operation.inputs, self.values[operation.inputs[1]]
-        if not (isinstance(neuron, GroupNeuron) and neuron.steps_on_sums and views.holds_means(slot)):
+        correction = self.corrections.get(operation.activation.name)
+        from_sums = correction is None and views.holds_means(slot)
+        if not (from_sums and isinstance(neuron, GroupNeuron) and neuron.steps_on_sums):
             currents = views.increments(slot)
+            dtype = currents.dtype
+            if correction is not None:
+                currents = corrected(currents, correction, views.now)
+                state = correction.start if state is None else state
             if calibration:
                 state = calibration.initial(neuron, currents[: calibration.probe_steps], threshold)
-            return [currents, threshold], run(neuron, currents, threshold, state)
+            spikes, state = run(neuron, currents, threshold, state)
+            return [currents, threshold], (spikes.astype(dtype), state)
         if calibration:
             state = calibration.initial(neuron, views.first_increments(slot, calibration.probe_steps), threshold)
         currents = views.increments(slot) if self.observer.sees_currents else None

@@ -30,11 +30,12 @@ from gnsnn_jax.interop.exported import (
 )
 from gnsnn_jax.interop.files import Arrays, existing_file, whole_file
 from gnsnn_jax.method.calibrations import Calibration
+from gnsnn_jax.method.corrections import Correction
 from gnsnn_jax.method.neurons import Neuron
 from gnsnn_jax.method.values import DEEPEST, from_json, to_json
 
 FORMAT = 1  # of the file; a reader refuses later ones
-_ABOUT, _EXPORTED, _ARGUMENT, _THRESHOLD = "about", "exported", "argument_", "threshold_"
+_ABOUT, _EXPORTED, _ARGUMENT, _THRESHOLD, _CORRECTION = "about", "exported", "argument_", "threshold_", "correction_"
 _PLAIN = (bool, int, float, str)
 
 
@@ -66,7 +67,15 @@ def save(path: str | Path, snn: Callable, *args: Any, symbolic_batch: bool = Tru
         arrays = {f"{_ARGUMENT}{at}": _plain_array(leaf) for at, leaf in enumerate(arguments.stored)}
         thresholds = dict(spiking.thresholds or {})
         arrays |= {f"{_THRESHOLD}{at}": np.asarray(each) for at, each in enumerate(thresholds.values())}
-        about = _settings(spiking) | _structure(arguments) | {"thresholds": list(thresholds)}
+        parts = {
+            (name, field): value
+            for name, correction in (spiking.corrections or {}).items()
+            for field, value in correction._asdict().items()
+            if value is not None
+        }
+        arrays |= {f"{_CORRECTION}{at}": np.asarray(each) for at, each in enumerate(parts.values())}
+        of_sites = {"thresholds": list(thresholds), "corrections": list(map(list, parts))}
+        about = _settings(spiking) | _structure(arguments) | of_sites
         run = lambda stored, *data: arguments.called(spiking, stored, *data)
         exported = exported_for(run, (arguments.stored,), arguments, symbolic_batch)
         arrays[_EXPORTED] = np.frombuffer(serialised(exported), np.uint8)
@@ -168,7 +177,7 @@ def _settings(spiking: SpikingFunction) -> dict[str, Any]:
     return {
         "package": "gnsnn_jax",
         "format": FORMAT,
-        "neuron": by_pattern or to_json(neuron),  # type: ignore[arg-type]
+        "neuron": by_pattern or to_json(neuron),
         "steps": spiking.steps,
         "calibration": spiking.calibration and to_json(spiking.calibration),
         "chunk": spiking.chunk,
@@ -223,6 +232,7 @@ def _rebuilt(described: Any, arrays: Sequence[Any], levels: int = DEEPEST) -> An
 
 
 _is_text_or_none = lambda value: value is None or type(value) is str
+_is_part = lambda value: len(value) == 2 and type(value[0]) is str and value[1] in Correction._fields
 _is_count = lambda value: type(value) is int and 1 <= value <= LARGEST_COUNT
 _are = lambda kind: lambda value: type(value) is list and all(type(each) is kind for each in value)
 _CHECKS: Mapping[str, Callable[[Any], bool]] = {
@@ -239,6 +249,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "types": _are(str),
     "arguments": lambda value: value is None or type(value) is dict,
     "thresholds": _are(str),
+    "corrections": lambda value: _are(list)(value) and all(_is_part(each) for each in value),
 }
 
 
@@ -250,6 +261,7 @@ class _Stored:
     about        what JSON says
     weights      the arrays of the arguments that are no data
     thresholds   by name of the site
+    corrections  by name of the site, or None
     exported     what `export` writes
     """
 
@@ -257,6 +269,7 @@ class _Stored:
     about: Mapping[str, Any]
     weights: list[np.ndarray]
     thresholds: dict[str, np.ndarray]
+    corrections: dict[str, Correction] | None
     exported: bytes
 
     @classmethod
@@ -267,10 +280,11 @@ class _Stored:
             about = _about(arrays.pop(_ABOUT, np.zeros(0, np.uint8)))
             exported = arrays.pop(_EXPORTED, np.zeros(0, np.uint8)).tobytes()
             weights = list(map(_of_type, _named(arrays, _ARGUMENT, about["types"]), about["types"]))
-            thresholds = _named(arrays, _THRESHOLD, about["thresholds"])
+            thresholds = dict(zip(about["thresholds"], _named(arrays, _THRESHOLD, about["thresholds"]), strict=True))
+            corrections = _corrections(about["corrections"], _named(arrays, _CORRECTION, about["corrections"]))
         except InputError as error:
             raise InputError(f"{name} is damaged, or was not written by save ({error}); save it again") from None
-        return cls(name, about, weights, dict(zip(about["thresholds"], thresholds, strict=True)), exported)
+        return cls(name, about, weights, thresholds, corrections, exported)
 
     def converted(self, ann: Callable, like: tuple | None) -> SpikingFunction:
         """The network converted again, with these weights bound to it."""
@@ -288,6 +302,7 @@ class _Stored:
                 product_dtype=self.about["product_dtype"],
                 encoders=self.about["encoders"],
                 reduce=self.about["reduce"],
+                corrections=self.corrections,
             )
         except (InputError, IndexError, TypeError) as error:
             raise InputError(f"{self.name} does not describe a converted network ({error})") from None
@@ -328,6 +343,16 @@ def _neurons(stored: Any) -> Neuron | dict[str, Neuron]:
     return {pattern: from_json(each, Neuron) for pattern, each in stored}
 
 
+def _corrections(parts: Sequence[Sequence[str]], arrays: Sequence[np.ndarray]) -> dict[str, Correction] | None:
+    """The corrections by name of the site, of their parts; None where there is none."""
+    found: dict[str, dict[str, Any]] = {}
+    for (name, field), array in zip(parts, arrays, strict=True):
+        found.setdefault(name, {})[field] = array
+    if incomplete := [name for name, fields in found.items() if not {"bias", "gain"} <= fields.keys()]:
+        raise InputError(f"the corrections of {listed(incomplete)} are incomplete")
+    return {name: Correction(**fields) for name, fields in found.items()} or None
+
+
 def _about(content: np.ndarray) -> dict[str, Any]:
     try:
         about = json.loads(content.tobytes())
@@ -337,6 +362,7 @@ def _about(content: np.ndarray) -> dict[str, Any]:
         raise InputError("it does not say what it holds")
     if about["format"] > FORMAT:
         raise InputError("a later version of gnsnn_jax wrote it, which reads it too")
+    about.setdefault("corrections", [])  # earlier versions had none
     if wrong := [key for key, is_right in _CHECKS.items() if key not in about or not is_right(about[key])]:
         raise InputError(f"{listed(wrong)} missing or wrong")
     if not all(0 <= at < about["count"] for at in about["data"]):

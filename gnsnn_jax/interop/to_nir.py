@@ -95,6 +95,11 @@ def to_nir(
 
 
 def _check_settings(spiking: SpikingFunction, args: tuple) -> None:
+    if spiking.corrections:
+        raise InputError(
+            "NIR neurons have no bias by time-step and no start potential of their own, as corrections give them; "
+            "convert without corrections"
+        )
     if spiking.calibration:
         raise InputError(
             "NIR has no initial potentials that depend on the sample, as the calibration finds them; convert without it"

@@ -1,5 +1,5 @@
-"""Conversion methods by name: a neuron, a calibration or both, as in "gn", "cos", "gn+cos", and a neuron over another,
-as in "dc+gn"."""
+"""Conversion methods by name: a neuron, a calibration, a correction or some of them, as in "gn", "ftbc", "gn+cos", and
+a neuron over another, as in "dc+gn"."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from gnsnn_jax.errors import InputError, at_least_one, listed, nearest, shown
-from gnsnn_jax.method import calibrations, neurons, values
+from gnsnn_jax.method import calibrations, corrections, neurons, values
 from gnsnn_jax.method.calibrations import CALIBRATIONS, Calibration
+from gnsnn_jax.method.corrections import CORRECTIONS, CorrectionRule
 from gnsnn_jax.method.neurons import NEURONS, OVER, Neuron
 from gnsnn_jax.method.threshold_rules import RULES
 
 ALL = "all"  # stands for every method that `every_method` lists
-COMBINATIONS = ("gn+cos", "dc+mt")  # beside each neuron and each calibration by itself
+COMBINATIONS = ("gn+cos", "gn+theta-v0", "dc+mt")  # beside each neuron, calibration and correction by itself
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Method:
     """What turns a network into a spiking one.
 
     `thresholds` names the rule of `find_thresholds` for ReLUs, where one is chosen; `channel_axis` is the
-    axis whose entries get one each, None where one serves an activation.
+    axis whose entries get one each, None where one serves an activation. `correction` finds from data what the
+    neurons of each site lack, see `find_corrections`.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Method:
     calibration: Calibration | None = None
     thresholds: str | None = None
     channel_axis: int | None = None
+    correction: CorrectionRule | None = None
 
     @property
     def members(self) -> int:
@@ -57,6 +60,7 @@ class Method:
             "calibration": self.calibration and values.to_json(self.calibration),
             "thresholds": self.thresholds,
             "channel_axis": self.channel_axis,
+            "correction": self.correction and values.to_json(self.correction),
         }
 
     @staticmethod
@@ -76,13 +80,23 @@ class Method:
         if not isinstance(about, Mapping) or not {"name", "neuron"} <= about.keys():
             raise InputError(f'a method is stored as {{"name": ..., "neuron": ..., ...}}, got {shown(about)}')
         parts = _by_names(about) if isinstance(about["neuron"], str) else _by_fields(about)
-        return Method(_text("name", about["name"]), *parts, _rule(about), _axis(about))
+        correction = about.get("correction")
+        return Method(
+            _text("name", about["name"]),
+            *parts,
+            _rule(about),
+            _axis(about),
+            None if correction is None else values.from_json(correction, CorrectionRule),
+        )
 
     @property
     def rule(self) -> str:
         """The rule for thresholds of ReLUs: by default "balance" for IF alone, which takes many steps, and
-        "mse" for all that answers in few."""
-        return self.thresholds or ("balance" if self.members == 1 and not self.calibration else "mse")
+        "mse" for all that answers in few. Corrections of mean outputs get "percentile" for those: what "mse" cuts
+        off large currents, they would add to all others."""
+        if self.members == 1 and not self.calibration:
+            return self.thresholds or "balance"
+        return self.thresholds or ("percentile" if self.correction else "mse")
 
     def levels(self, steps: int) -> int:
         """Steps of the staircase that thresholds are to fit, if at most `steps` time-steps are asked for.
@@ -117,31 +131,36 @@ def parse_method(
     at_least_one("members", members, "members=1 is an IF neuron")
     at_least_one("probe_steps", probe_steps)
     at_least_one("passes", passes)
-    names, calibration = _split(text)
-    parts = [name for name in (*names, calibration) if name and not ([name] == names == ["if"] and calibration)]
+    names, calibration, correction = _split(text)
+    others = [name for name in (calibration, correction) if name]
+    parts = [*([] if names == ["if"] and others else names), *others]
     return Method(
         "+".join(parts).upper(),
         _neuron(names, members, text),
         CALIBRATIONS[calibration](probe_steps, passes) if calibration else None,
         thresholds,
         channel_axis,
+        CORRECTIONS[correction]() if correction else None,
     )
 
 
-def _split(text: str) -> tuple[list[str], str | None]:
-    """The neurons, that over another first, and the calibration within a name such as "GN+COS", None without one."""
+def _split(text: str) -> tuple[list[str], str | None, str | None]:
+    """The neurons, that over another first, the calibration and the correction within a name such as "GN+COS", each
+    None where there is none."""
     parts = text.lower().split("+")
     for part in parts:
-        if part not in NEURONS and part not in CALIBRATIONS:
+        if part not in {**NEURONS, **CALIBRATIONS, **CORRECTIONS}:
             _refuse_unknown(part, text)
-    named, found = ([part for part in parts if part in kind] for kind in (NEURONS, CALIBRATIONS))
+    kinds = (NEURONS, CALIBRATIONS, CORRECTIONS)
+    named, calibrating, correcting = ([part for part in parts if part in kind] for kind in kinds)
     over = [part for part in named if part in OVER]
-    if len(named) - len(over) > 1 or len(over) > 1 or len(found) > 1:
+    if max(len(named) - len(over), len(over), len(calibrating), len(correcting)) > 1:
         raise InputError(
-            f"method {text!r} must have at most one neuron and one calibration, and one of {listed(OVER)} over the "
-            "neuron"
+            f"method {text!r} must have at most one neuron, one calibration and one correction, and one of "
+            f"{listed(OVER)} over the neuron"
         )
-    return [*over, *(part for part in named if part not in OVER)], next(iter(found), None)
+    neuron = [*over, *(part for part in named if part not in OVER)]
+    return neuron, next(iter(calibrating), None), next(iter(correcting), None)
 
 
 def _neuron(names: Sequence[str], members: int, text: str) -> Neuron:
@@ -165,23 +184,25 @@ def parse_methods(texts: Sequence[str], **options: Any) -> list[Method]:
 
 
 def every_method() -> list[str]:
-    """The names of all methods worth a comparison: each neuron, each calibration, and COMBINATIONS of them."""
-    return [*(name for name in NEURONS if name not in OVER), *CALIBRATIONS, *COMBINATIONS]
+    """The names of all methods worth a comparison: each neuron, calibration and correction, and COMBINATIONS."""
+    return [*(name for name in NEURONS if name not in OVER), *CALIBRATIONS, *CORRECTIONS, *COMBINATIONS]
 
 
 def names_explained() -> str:
-    """What --help says about the names of methods: a line for each neuron and each calibration."""
-    lines = {**neurons.HELP, **calibrations.HELP}
-    explained = [f"  {name:<8}{lines.get(name, '')}" for name in (*NEURONS, *CALIBRATIONS)]
-    everything = f"  {ALL:<8}each of these by itself, {listed(COMBINATIONS)}"
-    return "\n".join(["names of methods, joined by + to one neuron, one calibration or both:", *explained, everything])
+    """What --help says about the names of methods: a line for each neuron, calibration and correction."""
+    lines = {**neurons.HELP, **calibrations.HELP, **corrections.HELP}
+    explained = [f"  {name:<10}{lines.get(name, '')}" for name in (*NEURONS, *CALIBRATIONS, *CORRECTIONS)]
+    everything = f"  {ALL:<10}each of these by itself, {listed(COMBINATIONS)}"
+    joined = "names of methods, joined by +, at most one neuron, one calibration and one correction:"
+    return "\n".join([joined, *explained, everything])
 
 
 def _refuse_unknown(part: str, text: str) -> None:
-    meant = nearest(part, [*NEURONS, *CALIBRATIONS, ALL])
+    meant = nearest(part, [*NEURONS, *CALIBRATIONS, *CORRECTIONS, ALL])
     raise InputError(
-        f"unknown neuron or calibration {part!r} in method {text!r}; there are the neurons "
-        f"{', '.join(NEURONS)} and the calibrations {', '.join(CALIBRATIONS)}, joined by '+'{meant}"
+        f"unknown neuron, calibration or correction {part!r} in method {text!r}; there are the neurons "
+        f"{', '.join(NEURONS)}, the calibrations {', '.join(CALIBRATIONS)} and the corrections "
+        f"{', '.join(CORRECTIONS)}, joined by '+'{meant}"
     )
 
 

@@ -10,22 +10,23 @@ import numpy as np
 
 from gnsnn_jax.errors import InputError, listed, nearest, printable, shown
 from gnsnn_jax.method.calibrations.base import Calibration
+from gnsnn_jax.method.corrections.base import CorrectionRule
 from gnsnn_jax.method.neurons.base import Neuron
 
 PACKAGE = __name__.partition(".")[0]
 DEEPEST = 16  # levels of lists and values within each other
 T = TypeVar("T")
-_WORDS: dict[Any, str] = {Neuron: "neuron", Calibration: "calibration"}
+_WORDS: dict[Any, str] = {Neuron: "neuron", Calibration: "calibration", CorrectionRule: "correction"}
 
 
-def to_json(value: Neuron | Calibration) -> dict[str, Any]:
+def to_json(value: Neuron | Calibration | CorrectionRule) -> dict[str, Any]:
     """Its class and fields, as JSON holds them: {"kind": "GroupNeuron", "members": 8}.
 
     A field with {"omit_default": True} as its metadata is left out where it has its default, so that a class can
     get new fields and its stored values stay as they were.
 
     Args:
-        value: a neuron or calibration, a dataclass.
+        value: a neuron, a calibration or a rule for corrections, a dataclass.
 
     Returns:
         A dictionary of what JSON holds, for `from_json`.
@@ -76,7 +77,7 @@ def kind_of(cls: type) -> str:
 
 
 def _class_of(kind: str, base: type) -> type:
-    known = {kind_of(cls): cls for each in (Neuron, Calibration) for cls in _subclasses(each) if issubclass(cls, base)}
+    known = {kind_of(cls): cls for each in _WORDS for cls in _subclasses(each) if issubclass(cls, base)}
     if kind not in known:
         raise InputError(
             f"unknown {_WORDS.get(base, 'neuron or calibration')} {shown(kind)}; known are "
@@ -108,7 +109,7 @@ def _check_names(cls: type, given: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any, name: str) -> Any:
-    if isinstance(value, Neuron | Calibration):
+    if isinstance(value, Neuron | Calibration | CorrectionRule):
         return to_json(value)
     if isinstance(value, list | tuple):
         return [_plain(each, name) for each in value]

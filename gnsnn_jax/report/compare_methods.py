@@ -13,7 +13,7 @@ from gnsnn_jax.data.sets import Dataset, normalise
 from gnsnn_jax.errors import InputError, extra
 from gnsnn_jax.method.methods import Method
 from gnsnn_jax.report.report import EarlyStop, MethodResult, Report
-from gnsnn_jax.runs.converted import ConvertedNetwork, convert, needs_thresholds, with_thresholds
+from gnsnn_jax.runs.converted import ConvertedNetwork, convert, needs_thresholds, with_corrections, with_thresholds
 from gnsnn_jax.runs.directories import Run
 from gnsnn_jax.runtime.command_line import progress_bar
 
@@ -51,7 +51,11 @@ def compare_methods(
     first, results = converted[0], []
     with progress_bar() as bar:
         for network in networks.values():
-            results.append((network.method, _evaluate(network, dataset, prepare, steps[-1], batch_size, bar)))
+            evaluations = [
+                _evaluate(each, dataset, prepare, each.steps, batch_size, bar)
+                for each in _for_each_horizon(network, dataset, run.config.training.seed, batch_size, steps)
+            ]
+            results.append((network.method, _joined(evaluations)))
     # The ANN with the same folded weights, so that rounding does not count as disagreement.
     report = make_report(
         dataset=dataset.name,
@@ -72,13 +76,36 @@ def _convert_all(
     first = convert(run.config.model, run.variables, dataset, methods[0], steps)
     if needs_thresholds(first):
         networks = [replace(first, method=replace(method, thresholds=method.rule)) for method in methods]
-        return with_thresholds(networks, dataset, run.config.training.seed, batch_size)
+        with_own = with_thresholds(networks, dataset, run.config.training.seed, batch_size)
+        return with_corrections(with_own, dataset, run.config.training.seed, batch_size)
     if any(method.thresholds or method.channel_axis is not None for method in methods):
         raise InputError(
             f"the activations of {run.config.model.name} have thresholds of their own, so none are looked for; leave "
             "--thresholds and --channel-axis out"
         )
-    return [replace(first, method=method) for method in methods]
+    networks = [replace(first, method=method) for method in methods]
+    return with_corrections(networks, dataset, run.config.training.seed, batch_size)
+
+
+def _for_each_horizon(
+    network: ConvertedNetwork, dataset: Dataset, seed: int, batch_size: int, steps: Sequence[int]
+) -> list[ConvertedNetwork]:
+    """The network, once for each T where a correction that was found for T steps does not hold for fewer."""
+    correction = network.method.correction
+    if correction is None or correction.holds_before:
+        return [network]
+    shorter = [replace(network, steps=each, corrections=None) for each in steps[:-1]]
+    return [*with_corrections(shorter, dataset, seed, batch_size), network]
+
+
+def _joined(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """What each step has in the shortest of several runs of the same samples that has it."""
+    *shorter, longest = evaluations
+    predictions, spikes, confidences = longest.predictions.copy(), longest.spikes.copy(), longest.confidences.copy()
+    for each in reversed(shorter):
+        steps = len(each.predictions)
+        predictions[:steps], spikes[:steps], confidences[:steps] = each.predictions, each.spikes, each.confidences
+    return longest._replace(predictions=predictions, spikes=spikes, confidences=confidences)
 
 
 def _evaluate(

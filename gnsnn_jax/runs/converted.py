@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gnsnn_jax._types import Array, Float, Shaped
+from gnsnn_jax.conversion.corrections_by_site import checked_corrections
+from gnsnn_jax.conversion.find_corrections import find_corrections
 from gnsnn_jax.conversion.find_thresholds import find_thresholds
 from gnsnn_jax.conversion.folding import fold_batch_norm
 from gnsnn_jax.conversion.sites import sites
@@ -21,6 +23,7 @@ from gnsnn_jax.data.sets import Dataset, Statistics, check_finite, normalise, tr
 from gnsnn_jax.errors import InputError, at_least_one, extra, listed, printable, shown
 from gnsnn_jax.interop.functions import OwnNetwork, by_path, check_outputs, is_own, made_by, own_network, with_arrays
 from gnsnn_jax.interop.network_files import OF_KERAS, is_network_file, program_from_json, program_to_json
+from gnsnn_jax.method.corrections import Correction
 from gnsnn_jax.method.methods import Method
 from gnsnn_jax.runs import checkpoints
 from gnsnn_jax.runs.directories import check_arrays_of
@@ -33,6 +36,8 @@ with extra("train"):
     import flax.linen as nn
 
 THRESHOLD_IMAGES = 2048  # at most so many of the training split tell the thresholds of ReLUs
+# Images that tell the corrections, so many at a time: all steps of a layer are in memory together.
+CORRECTION_IMAGES, CORRECTION_BATCH = 600, 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +52,7 @@ class ConvertedNetwork:
     steps: int
     variables: Any
     thresholds: Mapping[str, Any] | None = None
+    corrections: Mapping[str, Correction] | None = None
     own_apply: Callable | None = None  # of a user's own network that was loaded
 
     def __call__(
@@ -72,7 +78,12 @@ class ConvertedNetwork:
         """The function of variables and normalised images that runs over time."""
         method = self.method
         return to_spiking(
-            self.apply(), method.neuron, steps=steps, calibration=method.calibration, thresholds=self.thresholds
+            self.apply(),
+            method.neuron,
+            steps=steps,
+            calibration=method.calibration,
+            thresholds=self.thresholds,
+            corrections=self.corrections,
         )
 
     def save(self, path: str | Path) -> None:
@@ -85,6 +96,7 @@ class ConvertedNetwork:
             "method": self.method.to_json(),
             "steps": self.steps,
             "thresholds": self.thresholds and {name: value.tolist() for name, value in self.thresholds.items()},
+            "corrections": self.corrections and _listed(self.corrections),
         }
         is_users = is_own(self.model.name)
         if is_users and (program := program_to_json(self.apply(), self.image_shape)):
@@ -163,6 +175,35 @@ def samples_for_thresholds(dataset: Dataset, batch_size: int) -> int:
     """How many training images `with_thresholds` finds thresholds from."""
     count = min(dataset.train.count, THRESHOLD_IMAGES)
     return count if count < batch_size else count - count % batch_size
+
+
+def with_corrections(
+    networks: Sequence[ConvertedNetwork], dataset: Dataset, seed: int, batch_size: int
+) -> list[ConvertedNetwork]:
+    """The networks, those whose method has a correction with what it finds for their `steps`.
+
+    It is found from CORRECTION_IMAGES training images without augmentation.
+
+    Args:
+        networks: with thresholds, where they need some.
+        dataset: has the training images.
+        seed: chooses the images.
+        batch_size: images at a time, at most CORRECTION_BATCH.
+
+    Returns:
+        The networks in their order.
+    """
+    images, batch_size = training_images(dataset, CORRECTION_IMAGES, seed), min(batch_size, CORRECTION_BATCH)
+    batches = lambda: _normalised_batches(images, dataset.statistics, batch_size)
+    return [_with_correction(each, batches()) if each.method.correction else each for each in networks]
+
+
+def _with_correction(network: ConvertedNetwork, batches: Iterator[Array]) -> ConvertedNetwork:
+    method = network.method
+    spiking = replace(network.spiking(network.steps), calibration=None)
+    axis = -1 if method.channel_axis is None else method.channel_axis
+    found = find_corrections(spiking, batches, method=method.correction, variables=network.variables, channel_axis=axis)
+    return replace(network, corrections=checked_corrections(devices.agreed_arrays(found)))
 
 
 def _find(
@@ -245,8 +286,22 @@ def load_converted(path: str | Path, network: Callable | None = None, *, trust: 
         stored.steps,
         _checked_variables(stored, arrays, own, what),
         stored.thresholds and check_thresholds(stored.thresholds),
+        _check_corrections(stored.corrections, what) if stored.corrections else None,
         own and own.apply,
     )
+
+
+def _listed(corrections: Mapping[str, Correction]) -> dict[str, Any]:
+    """Corrections as JSON holds them."""
+    numbers = lambda each: {name: value.tolist() for name, value in each._asdict().items() if value is not None}
+    return {name: numbers(each) for name, each in corrections.items()}
+
+
+def _check_corrections(stored: Mapping[str, Any], what: str) -> dict[str, Correction]:
+    try:
+        return checked_corrections({name: Correction(**each) for name, each in stored.items()})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} has damaged corrections ({printable(error)}); convert it again") from None
 
 
 def _own_network(name: str, network: Callable | None, trust: bool, what: str) -> OwnNetwork | None:

@@ -66,6 +66,7 @@ class StoredNetwork:
     method: dict[str, Any]
     steps: Count
     thresholds: dict[str, Any] | None = None
+    corrections: dict[str, dict[str, Any]] | None = None
     program: dict[str, Any] | None = None  # of a network of PyTorch or ONNX, see program_to_json
 
 

@@ -83,7 +83,7 @@ def initial_state(neuron: Neuron, currents: Array, threshold: Array, initial: An
     """The state before the first of the currents [T, ...], its floating-point leaves in the type of the
     threshold; with `initial`, a potential or a state, in it."""
     own = own_state(neuron, threshold, currents.shape[1:])
-    return placed_as(own if initial is None else _given_state(neuron, own, initial), currents)
+    return placed_as(own if initial is None else with_initial(neuron, own, initial), currents)
 
 
 def own_state(neuron: Neuron, threshold: Array, shape: tuple[int, ...]) -> Any:
@@ -101,7 +101,8 @@ def one_step(neuron: Neuron, threshold: Array, dtype: Any = None) -> Callable[[A
     return fire
 
 
-def _given_state(neuron: Neuron, own: Any, initial: Any) -> Any:
+def with_initial(neuron: Neuron, own: Any, initial: Any) -> Any:
+    """The neuron's own state with another potential, or a given state of the same structure."""
     if jax.tree_util.treedef_is_leaf(jax.tree.structure(initial)):
         return neuron.with_potential(own, _filled(initial, neuron.potential(own), "initial potential"))
     wanted: Any = jax.tree.structure(own)
