@@ -21,7 +21,7 @@ from gnsnn_jax.interop.from_nir import from_nir
 from gnsnn_jax.interop.stored_functions import load, save
 from gnsnn_jax.interop.to_nir import to_nir
 from gnsnn_jax.method.activations import qcfs, staircase
-from gnsnn_jax.method.calibrations import Calibration, offset_spikes
+from gnsnn_jax.method.calibrations import Calibration, offset_spikes, residual_membrane
 from gnsnn_jax.method.corrections import Correction, CorrectionRule
 from gnsnn_jax.method.neurons import GroupNeuron, Neuron, group_neuron, integrate_and_fire, run
 from gnsnn_jax.method.neurons.binary_group import binary_group_neuron
@@ -73,6 +73,7 @@ __all__ = [
     "offset_spikes",
     "operations",
     "qcfs",
+    "residual_membrane",
     "run",
     "save",
     "save_weights",

@@ -20,8 +20,9 @@ GROUPS = [gs.group_neuron(members, signed) for signed in (False, True) for membe
 NAMED = {name: make(4) for name, make in neurons.NEURONS.items()}
 SENDING = {name: neuron for name, neuron in NAMED.items() if neuron.sends_its_value}
 NEURONS = list(dict.fromkeys([*GROUPS, *SENDING.values()]))
+OFFSETS = [gs.offset_spikes(4), gs.offset_spikes(3, passes=2)]
 # Whoever adds a calibration adds it here too.
-CALIBRATIONS = [gs.offset_spikes(4), gs.offset_spikes(3, passes=2)]
+CALIBRATIONS = [*OFFSETS, gs.residual_membrane(3)]
 
 shapes = st.lists(st.integers(1, 4), min_size=0, max_size=3).map(tuple)
 levels = st.integers(1, 9)

@@ -6,6 +6,7 @@ import pytest
 
 import gnsnn_jax as gs
 from gnsnn_jax.method.calibrations import CALIBRATIONS
+from gnsnn_jax.method.corrections import CORRECTIONS
 from gnsnn_jax.method.methods import ALL, every_method, names_explained, parse_method, parse_methods
 from gnsnn_jax.method.neurons import NEURONS, OVER
 
@@ -15,7 +16,7 @@ MANY_SIZES = gs.multi_threshold_neuron(4)
 
 def test_each_name_is_explained_in_a_line():
     lines = dict(re.findall(r"^  (\S+) +(.*)$", names_explained(), re.MULTILINE))
-    assert list(lines) == [*NEURONS, *CALIBRATIONS, ALL]
+    assert list(lines) == [*NEURONS, *CALIBRATIONS, *CORRECTIONS, ALL]
     assert all(lines.values()), "a file that registers a name has a line on it in its HELP"
     assert max(map(len, names_explained().splitlines())) <= 120
 
@@ -27,6 +28,7 @@ def test_all_are_each_neuron_each_calibration_and_combinations():
     assert {method.calibration for method in methods if method.calibration} == {
         make(4, 1) for make in CALIBRATIONS.values()
     }
+    assert {method.correction for method in methods if method.correction} == {make() for make in CORRECTIONS.values()}
     assert parse_methods(["ALL", "gn", "cos"], **NUMBERS) == methods
 
 
@@ -57,16 +59,16 @@ def test_dc_is_what_goes_over_another():
     ("texts", "message"),
     [
         (["gnn"], "did you mean 'gn'"),
-        (["gn+coss"], "unknown neuron or calibration 'coss' in method 'gn.coss'.*did you mean 'cos'"),
+        (["gn+coss"], "unknown neuron, calibration or correction 'coss' in method 'gn.coss'.*did you mean 'cos'"),
         (["al"], "did you mean 'all'"),
-        (["gn+all"], "unknown neuron or calibration 'all'"),
+        (["gn+all"], "unknown neuron, calibration or correction 'all'"),
         (["gn+mt"], "'gn.mt' must have at most one neuron"),
         (["dc+dc"], "'dc.dc' must have at most one neuron"),
-        (["dc+gn+mt"], "at most one neuron and one calibration, and one of dc over the neuron"),
-        (["cos+cos"], "at most one neuron and one calibration"),
+        (["dc+gn+mt"], "at most one neuron, one calibration and one correction, and one of dc over the neuron"),
+        (["cos+cos"], "at most one neuron, one calibration"),
         (["dc+snm"], "'dc.snm' joins what does not go together: "),
-        (["+"], "unknown neuron or calibration ''"),
-        ([], "no method is given; there are .*if, gn.*cos.*gn.cos, dc.mt, all$"),
+        (["+"], "unknown neuron, calibration or correction ''"),
+        ([], "no method is given; there are .*if, gn.*cos.*gn.cos, .*dc.mt, all$"),
     ],
 )
 def test_what_is_no_method_is_refused(texts, message):

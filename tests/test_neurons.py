@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_reference
 import pytest
-from cases import CALIBRATIONS, GRAIN, GROUPS, NEURONS, dyadic, members, seeds, thresholds_for
+from cases import CALIBRATIONS, GRAIN, GROUPS, NEURONS, OFFSETS, dyadic, members, seeds, thresholds_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -386,7 +386,7 @@ def types_of(function, *args):
 @pytest.mark.parametrize(("of_currents", "of_threshold"), [*zip(HALF_AND_MORE, HALF_AND_MORE[::-1], strict=True)])
 def test_sums_that_are_exact_are_so_in_every_type(of_currents, of_threshold):
     with jax.enable_x64(True):
-        currents, neuron, calibration = dyadic(1, (4, 6)), gs.group_neuron(4), CALIBRATIONS[-1]
+        currents, neuron, calibration = dyadic(1, (4, 6)), gs.group_neuron(4), OFFSETS[-1]
         given = currents.astype(of_currents), jnp.asarray(2.0, of_threshold)
         np.testing.assert_array_equal(calibration.initial(neuron, *given), calibration.initial(neuron, currents, 2.0))
         for found, expected in zip(gs.run(neuron, *given), gs.run(neuron, currents, 2.0), strict=True):

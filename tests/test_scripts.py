@@ -352,7 +352,7 @@ def test_train_refuses_in_one_sentence_and_leaves_nothing(arguments, message, tm
         (["RUN", "--steps", "two"], "--steps takes integers"),
         (["RUN", "--members", "0"], "--members: must be at least 1, got 0"),
         (["RUN", "--probe-steps", "-3"], "--probe-steps: must be at least 1, got -3"),
-        (["RUN", "--methods", "lif"], "unknown neuron or calibration 'lif'"),
+        (["RUN", "--methods", "lif"], "unknown neuron, calibration or correction 'lif'"),
         (["RUN", "--methods", "gn+if"], "at most one neuron"),
         (["RUN", "--methods", ","], "no method is given"),
         (["RUN", "--steps", "9" * 20], "--steps must be at most 1000000"),

@@ -22,7 +22,6 @@ from gnsnn_jax.engine.split import SpikingNetwork
 from gnsnn_jax.engine.tracing import Others, parted
 from gnsnn_jax.errors import InputError, nearest
 from gnsnn_jax.method.corrections import CORRECTIONS, Correction, CorrectionRule, Seen
-from gnsnn_jax.method.corrections.base import NOTHING
 
 
 def find_corrections(
@@ -73,7 +72,8 @@ def find_corrections(
     for number, args in enumerate(given.arguments(), 1):
         arrays, others = parted(args, {})
         found = _corrected(rule, axis, spiking, others, jnp.float32(number), found, arrays)
-    return {name: _finite(name, correction) for name, correction in found.items()}
+    names = [population.activation.name for population in spiking.traced(*args).network.populations]
+    return {name: _finite(name, found[name]) for name in names}
 
 
 def _rule(method: str | CorrectionRule) -> CorrectionRule:
@@ -105,20 +105,17 @@ def _corrected(
     """The corrections after one more batch."""
     args, _ = others.around(arrays)
     traced = spiking.traced(*args)
-    slots = [slot for each in traced.network.populations for slot in (each.inputs[0], each.outputs[0])]
+    populations = traced.network.populations
+    slots = [slot for each in populations for slot in (each.inputs[0], each.outputs[0])]
     own = dict(zip(slots, evaluate(traced.network.ann, traced.inputs, slots), strict=True))
-    site_of = lambda operation, currents, threshold: Seen(
-        spiking.neuron_at(operation),
-        currents,
-        threshold,
-        jnp.asarray(own[operation.inputs[0]]),
-        jnp.asarray(own[operation.outputs[0]]),
-        channel_axis_of(operation, axis),
-        number,
-    )
-    correct = lambda operation, *seen: rule.correct(
-        site_of(operation, *seen), before.get(operation.activation.name, NOTHING)
-    )
+
+    def correct(operation: Operation, currents: Array, threshold: Array) -> Correction:
+        neuron, at = spiking.neuron_at(operation), channel_axis_of(operation, axis)
+        current, wanted = (jnp.asarray(own[slot]) for slot in (operation.inputs[0], operation.outputs[0]))
+        seen = Seen(neuron, currents, threshold, current, wanted, at, number)
+        name = operation.activation.name
+        return rule.correct(seen, before[name] if name in before else seen.nothing())
+
     correcting = _Correcting(spiking, traced, correct)
     correcting.chunk({}, spiking.steps, correcting.start())
     return correcting.found

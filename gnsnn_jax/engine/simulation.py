@@ -137,7 +137,7 @@ class Simulation:
         own = own_state(neuron, threshold, population.shape)
         return own if start is None else with_initial(neuron, own, start)
 
-    def _start_of(self, population: Operation) -> Array | None:
+    def _start_of(self, population: Operation) -> Any:
         """The potential that a population starts from, where a correction tells one."""
         correction = self.corrections.get(population.activation.name)
         return None if correction is None else correction.start

@@ -177,7 +177,7 @@ def _settings(spiking: SpikingFunction) -> dict[str, Any]:
     return {
         "package": "gnsnn_jax",
         "format": FORMAT,
-        "neuron": by_pattern or to_json(neuron),
+        "neuron": by_pattern or to_json(neuron),  # type: ignore[arg-type]
         "steps": spiking.steps,
         "calibration": spiking.calibration and to_json(spiking.calibration),
         "chunk": spiking.chunk,

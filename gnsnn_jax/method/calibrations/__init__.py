@@ -6,9 +6,18 @@ from collections.abc import Callable
 
 from gnsnn_jax.method.calibrations.base import Calibration
 from gnsnn_jax.method.calibrations.offset_spikes import OffsetSpikes, offset_spikes
+from gnsnn_jax.method.calibrations.residual_membrane import ResidualMembrane, residual_membrane
 from gnsnn_jax.method.registry import union
 
-__all__ = ["CALIBRATIONS", "HELP", "Calibration", "OffsetSpikes", "offset_spikes"]
+__all__ = [
+    "CALIBRATIONS",
+    "HELP",
+    "Calibration",
+    "OffsetSpikes",
+    "ResidualMembrane",
+    "offset_spikes",
+    "residual_membrane",
+]
 
 # What a method's name stands for, given probe_steps and passes: the union of the dictionaries CALIBRATIONS in the
 # files of this folder.

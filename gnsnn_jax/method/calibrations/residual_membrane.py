@@ -68,7 +68,24 @@ class ResidualMembrane(Calibration):
         return computed_once(jnp.where(residue > RESIDUE * unit, own, -jnp.inf))
 
 
-residual_membrane = ResidualMembrane
+def residual_membrane(probe_steps: int) -> ResidualMembrane:
+    """SRP, neurons silenced by their residual membrane potential: `ResidualMembrane(probe_steps)`.
+
+    Args:
+        probe_steps: tau, at least 1.
+
+    Returns:
+        A calibration; equal arguments give equal ones.
+
+    Raises:
+        InputError: for probe_steps < 1.
+        TypeError: for probe_steps that are no integer.
+
+    Hao et al., AAAI 2023, arXiv 2302.02091.
+    """
+    return ResidualMembrane(probe_steps)
+
+
 # By name, given probe_steps and passes.
 CALIBRATIONS = {"srp": lambda probe_steps, passes: residual_membrane(probe_steps)}
 HELP = {"srp": "neurons that send too much in rho probe steps of each sample are silenced"}

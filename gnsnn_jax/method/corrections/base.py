@@ -40,9 +40,6 @@ class Correction(NamedTuple):
     threshold: Array | None = None
 
 
-NOTHING = Correction(jnp.zeros((1,)), jnp.ones(()))
-
-
 class Seen(NamedTuple):
     """What a rule sees of one site, for one batch.
 
@@ -75,6 +72,10 @@ class Seen(NamedTuple):
         kept = None if at is None else values.ndim + at
         mean = values.mean([axis for axis in range(values.ndim) if axis != kept])
         return mean if at is None else mean.reshape(-1, *(1,) * (-at - 1))
+
+    def nothing(self) -> Correction:
+        """The correction that changes nothing, with a bias for each channel."""
+        return Correction(jnp.zeros_like(self.by_channel(self.wanted), jnp.float32)[None], jnp.ones(()))
 
     def mean_output(self, correction: Correction) -> Array:
         """What the neurons emit at a step on average [B, ...], corrected."""
@@ -109,8 +110,7 @@ class CorrectionRule(ABC):
 
         Args:
             seen: the currents of this batch and what the network itself has there.
-            before: the correction after the batches before, `NOTHING` at the first of them, of the same structure
-                from the second on.
+            before: the correction after the batches before, `seen.nothing()` at the first of them.
 
         Returns:
             The correction.
@@ -137,3 +137,9 @@ def corrected(currents: Float[Array, "n *shape"], correction: Correction, done: 
     bias = jax.vmap(per_step)(jnp.asarray(correction.bias, dtype)[rows])
     gain = align(jnp.asarray(correction.gain, dtype), shape, "the gain of a correction")
     return currents.astype(dtype) * gain[None] + bias
+
+
+def same_rank(first: Array, second: Array) -> tuple[Array, Array]:
+    """Both with axes of length 1 in front where the other has more."""
+    rank = max(first.ndim, second.ndim)
+    return tuple(each.reshape((1,) * (rank - each.ndim) + each.shape) for each in (first, second))  # type: ignore

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from gnsnn_jax.method.corrections.base import Correction, CorrectionRule, Seen
+from gnsnn_jax._types import Array
+from gnsnn_jax.method.corrections.base import Correction, CorrectionRule, Seen, same_rank
+
+LEAST = -0.5  # of phi, in thresholds
 
 
 @dataclass(frozen=True)
@@ -26,17 +29,19 @@ class DataAware(CorrectionRule):
 
     def correct(self, seen: Seen, before: Correction) -> Correction:
         share = 1 / jnp.asarray(seen.batch, jnp.float32)
-        theta = jnp.asarray(seen.threshold, jnp.float32)
-        phi, psi = (before.threshold - theta, before.bias / before.gain) if before.threshold is not None else (0.0, 0.0)
-        psi = psi + share * (seen.by_channel(seen.own_currents - seen.currents.mean(0)).astype(jnp.float32)[None] - psi)
-        trial = _with(theta, phi, psi)
-        error = seen.by_channel(seen.wanted - seen.mean_output(trial)).astype(jnp.float32)
-        return _with(theta, jnp.maximum(phi + share * error, -theta / 2), psi)
+        shift = seen.by_channel(seen.own_currents - seen.currents.mean(0)).astype(jnp.float32)
+        theta, shift = same_rank(jnp.asarray(seen.threshold, jnp.float32), shift)
+        gain = 1.0 if before.threshold is None else same_rank(before.threshold, theta)[0] / theta
+        psi = same_rank(before.bias[0], theta)[0] / gain
+        psi = psi + share * (shift - psi)
+        error = seen.by_channel(seen.wanted - seen.mean_output(_with(theta, gain, psi))).astype(jnp.float32)
+        phi = (gain - 1) * theta + share * same_rank(error, theta)[0]
+        return _with(theta, 1 + jnp.maximum(phi / theta, LEAST), psi)
 
 
-def _with(theta, phi, psi) -> Correction:
-    gain = (theta + phi) / theta
-    return Correction(bias=psi * gain, gain=gain, threshold=theta + phi)
+def _with(theta: Array, gain: Array | float, psi: Array) -> Correction:
+    """The correction by gain = (theta + phi) / theta."""
+    return Correction(bias=(gain * psi)[None], gain=jnp.asarray(gain, jnp.float32), threshold=gain * theta)
 
 
 # By name, as methods are called.

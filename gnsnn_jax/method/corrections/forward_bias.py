@@ -54,8 +54,7 @@ class ForwardBias(CorrectionRule):
             return after, change
 
         _, changes = jax.lax.scan(step, initial_state(seen.neuron, currents, threshold), currents)
-        rows = before.bias.reshape(len(before.bias), *(1,) * (changes.ndim - before.bias.ndim), *before.bias.shape[1:])
-        return before._replace(bias=rows + changes.astype(jnp.float32))
+        return before._replace(bias=before.bias + changes.astype(jnp.float32))
 
 
 # By name, as methods are called.
