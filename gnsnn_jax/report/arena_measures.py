@@ -24,7 +24,7 @@ from gnsnn_jax.report.compare_methods import compare_methods
 from gnsnn_jax.report.examination import behaviours_of
 from gnsnn_jax.report.machine import machine
 from gnsnn_jax.report.report import MethodResult, Report
-from gnsnn_jax.runs.converted import ConvertedNetwork, samples_for_thresholds
+from gnsnn_jax.runs.converted import CORRECTION_IMAGES, ConvertedNetwork, samples_for_thresholds
 from gnsnn_jax.runs.directories import Run
 
 ENERGY = MODELS[0]
@@ -113,7 +113,10 @@ def _measured(
     behaviour = behaviours_of({method.name: network}, dataset, looked_at, batch_size, compare=False)[method.name]
     example = jax.ShapeDtypeStruct((1, *network.image_shape), np.float32)
     deep = depth(network.spiking(1), network.variables, example)
-    samples = samples_for_thresholds(dataset, batch_size) if network.thresholds else 0
+    samples = max(
+        samples_for_thresholds(dataset, batch_size) if network.thresholds else 0,
+        min(CORRECTION_IMAGES, dataset.train.count) if network.corrections else 0,
+    )
     row = partial(_row, network=network, result=result, behaviour=behaviour, deep=deep, samples=samples, known=known)
     return _Measured(report, behaviour, deep, [row(t) for t in steps])
 
