@@ -17,9 +17,9 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 
-from gnsnn_jax.errors import InputError, imports_of, nearest, printable
+from gnsnn_jax.errors import InputError, extra, imports_of, nearest, printable
 
-with imports_of("reproduce", __name__):
+with imports_of("reproduce", __name__), extra("report"):
     from rich.table import Table
 
     from gnsnn_jax.data.sets import Dataset, load_dataset
