@@ -1,6 +1,7 @@
 """The arena: the quantised network beside each method, the front, the files and the command."""
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import NAMED, SENDING, TwoLayers, seeds
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from pictures import is_drawn
@@ -177,6 +179,17 @@ def test_pages_of_several_runs_keep_what_stands_above_the_mark(tmp_path, monkeyp
     assert all(is_drawn(tmp_path / f"all_{run}.png") for run in ("digits", "other"))
     collect([FOUND], page)
     assert page.read_text(encoding="utf-8").startswith(f"# A title\n\nWords.\n\n{MARK}")
+
+
+def test_the_page_of_the_documentation_is_made_of_its_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(arena_picture, "DOTS", 20)
+    written = (ROOT / "docs" / "arena.md").read_text(encoding="utf-8")
+    names = re.findall(r"\((arena_\w+)\.png\)", written)
+    page = tmp_path / "arena.md"
+    page.write_text(written, encoding="utf-8")
+    collect([read_arena(ROOT / "docs" / f"{name}.json") for name in names], page)
+    assert page.read_text(encoding="utf-8") == written
+    assert all(is_drawn(ROOT / "docs" / f"{name}.png") for name in names)
 
 
 # The command.

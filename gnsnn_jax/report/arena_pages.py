@@ -9,6 +9,7 @@ from gnsnn_jax.report.arena_picture import draw_arena
 from gnsnn_jax.report.arena_results import Arena, Row, front
 from gnsnn_jax.report.machine import in_words
 from gnsnn_jax.report.markdown import image, table
+from gnsnn_jax.runs.directories import write_json
 
 MARK = "<!-- Below this line the page is written by python -m gnsnn_jax.report.arena --collect. -->"
 TITLE = "# All methods on one network\n\n"
@@ -64,7 +65,8 @@ def page_of(arena: Arena, picture: str) -> str:
 
 
 def collect(arenas: Sequence[Arena], page: Path) -> None:
-    """Writes a page of several arenas with pictures beside it; what stands above the MARK of the page is kept.
+    """Writes a page of several arenas, with their pictures and their JSON beside it; what stands above the MARK of the
+    page is kept.
 
     Args:
         arenas: At least one.
@@ -75,6 +77,7 @@ def collect(arenas: Sequence[Arena], page: Path) -> None:
     for arena in arenas:
         picture = page.with_name(f"{page.stem}_{arena.run}.png")
         draw_arena(arena, picture)
+        write_json(picture.with_suffix(".json"), arena.to_json())
         sections.append(_section(arena, picture.name))
     legend = f"## What the columns mean\n\n{LEGEND.format(energy_model=arenas[0].energy_model)}"
     page.write_text("\n\n".join([before.rstrip(), MARK, *sections, legend]) + "\n", encoding="utf-8")

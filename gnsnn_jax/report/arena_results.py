@@ -158,10 +158,10 @@ class Arena:
 
 
 def read_arena(directory: Path) -> Arena:
-    """Reads the arena.json of a run directory.
+    """Reads the arena.json of a run directory, or a copy of it.
 
     Args:
-        directory: The directory of the run.
+        directory: The directory of the run, or a file that ends in .json.
 
     Returns:
         What it holds.
@@ -169,9 +169,9 @@ def read_arena(directory: Path) -> Arena:
     Raises:
         InputError: if there is none or it is damaged.
     """
-    path = directory / ARENA
+    path = directory if directory.suffix == ".json" else directory / ARENA
     if not path.is_file():
-        raise InputError(f"{printable(directory)} holds no {ARENA}; {AGAIN}")
+        raise InputError(f"{printable(path.parent)} holds no {path.name}; {AGAIN}")
     try:
         return TypeAdapter(Arena).validate_json(path.read_bytes())
     except ValidationError as error:
