@@ -69,6 +69,8 @@ def test_names_are_where_readers_look_for_them():
         "group_neuron": "neurons",
         "qcfs": "neurons",
         "offset_spikes": "calibrations",
+        "CorrectionRule": "calibrations",
+        "find_corrections": "calibrations",
         "to_spiking": "conversion",
         "find_thresholds": "thresholds",
         "verify": "analysis",
@@ -83,6 +85,13 @@ def test_classes_that_functions_return_are_documented_with_them():
     assert GROUPS["returned_class"]("offset_spikes").__name__ == "OffsetSpikes"
     assert GROUPS["returned_class"]("to_spiking").__name__ == "SpikingFunction"
     assert GROUPS["returned_class"]("group_neuron") is None, "GroupNeuron is public"
+
+
+def test_classes_that_have_a_name_on_the_command_line_alone_are_documented_too():
+    assert {"ForwardBias", "LightCalibration"} <= {
+        each.__name__ for each in GROUPS["registered_classes"]("calibrations")
+    }
+    assert gnsnn_jax.GroupNeuron not in GROUPS["registered_classes"]("neurons")
 
 
 DOCSTRING = """\

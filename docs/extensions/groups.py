@@ -7,12 +7,20 @@ import typing
 from typing import Any
 
 import gnsnn_jax
+from gnsnn_jax.method.corrections import CORRECTIONS
+from gnsnn_jax.method.neurons import NEURONS
+
+MEMBERS = 8  # of the neurons that are looked at; their number does not matter
 
 # A page of the reference each, and the modules whose public names it has: of several, the longest counts. The
 # last group has all that no other one claims, so that a new name is never missing.
 GROUPS: dict[str, tuple[str, ...]] = {
     "neurons": ("gnsnn_jax.method.neurons", "gnsnn_jax.method.activations"),
-    "calibrations": ("gnsnn_jax.method.calibrations", "gnsnn_jax.conversion.calib"),
+    "calibrations": (
+        "gnsnn_jax.method.calibrations",
+        "gnsnn_jax.method.corrections",
+        "gnsnn_jax.conversion.find_corrections",
+    ),
     "conversion": ("gnsnn_jax.conversion",),
     "thresholds": ("gnsnn_jax.conversion.find_thresholds", "gnsnn_jax.method.threshold_rules"),
     "analysis": ("gnsnn_jax.analysis", "gnsnn_jax.conversion.verification"),
@@ -39,6 +47,16 @@ def names_of(group: str) -> list[str]:
     return [name for name in sorted(gnsnn_jax.__all__, key=str.lower) if group_of(name) == group]
 
 
+def registered_classes(group: str) -> list[type]:
+    """The classes that names of the command line stand for and that have no public name."""
+    tables: dict[str, list[Any]] = {
+        "neurons": [make(MEMBERS) for make in NEURONS.values()],
+        "calibrations": [make() for make in CORRECTIONS.values()],
+    }
+    classes = dict.fromkeys(map(type, tables.get(group, ())))
+    return [each for each in classes if id(each) not in _public()]
+
+
 def returned_class(name: str) -> type | None:
     """The class of this package that a public function returns, if it is no public name itself."""
     made = getattr(gnsnn_jax, name)
@@ -48,9 +66,12 @@ def returned_class(name: str) -> type | None:
         found: Any = typing.get_type_hints(inspect.unwrap(made)).get("return")
     except (NameError, TypeError):
         return None
-    public = {id(getattr(gnsnn_jax, each)) for each in gnsnn_jax.__all__}
     ours = inspect.isclass(found) and found.__module__.startswith("gnsnn_jax.")
-    return found if ours and id(found) not in public else None
+    return found if ours and id(found) not in _public() else None
+
+
+def _public() -> set[int]:
+    return {id(getattr(gnsnn_jax, each)) for each in gnsnn_jax.__all__}
 
 
 def _in(module: str, prefix: str) -> bool:

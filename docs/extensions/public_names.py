@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
 from itertools import groupby
 from typing import Any
@@ -17,7 +17,7 @@ from sphinx.util.inspect import stringify_signature
 from sphinx.util.nodes import nested_parse_with_titles
 
 import gnsnn_jax
-from extensions.groups import GROUPS, names_of, returned_class
+from extensions.groups import GROUPS, names_of, registered_classes, returned_class
 
 logger = logging.getLogger(__name__)
 SECTIONS = ("Args:", "Returns:", "Raises:", "Attributes:", "Yields:")
@@ -47,11 +47,23 @@ def listing(group: str) -> Iterator[str]:
         raise ValueError(f"unknown group {group!r}; there are {', '.join(GROUPS)}")
     seen: set[type] = set()
     for name in names_of(group):
-        yield from _documented(f"gnsnn_jax.{name}", getattr(gnsnn_jax, name))
-        returned = returned_class(name)
-        if returned and returned not in seen:
-            seen.add(returned)
-            yield from _documented(f"{returned.__module__}.{returned.__qualname__}", returned)
+        value = getattr(gnsnn_jax, name)
+        others = [value if _is_alias(name, value) else returned_class(name)]
+        yield from _documented(f"gnsnn_jax.{name}", value)
+        yield from _once(others, seen)
+    yield from _once(registered_classes(group), seen)
+
+
+def _is_alias(name: str, value: Any) -> bool:
+    """Whether a public name is a class of another name, of which autodoc says nothing but that."""
+    return inspect.isclass(value) and value.__name__ != name
+
+
+def _once(classes: Iterable[type | None], seen: set[type]) -> Iterator[str]:
+    for each in classes:
+        if each and each not in seen:
+            seen.add(each)
+            yield from _documented(f"{each.__module__}.{each.__qualname__}", each)
 
 
 def _documented(path: str, value: Any) -> Iterator[str]:
