@@ -26,6 +26,7 @@ from gnsnn_jax.method.corrections import Correction, CorrectionRule
 from gnsnn_jax.method.neurons import GroupNeuron, Neuron, group_neuron, integrate_and_fire, run
 from gnsnn_jax.method.neurons.binary_group import binary_group_neuron
 from gnsnn_jax.method.neurons.differential import differential
+from gnsnn_jax.method.neurons.layerwise import LayerwiseNeuron, parallel_neuron, permuted, two_phase_neuron
 from gnsnn_jax.method.neurons.multi_threshold import multi_threshold_neuron
 from gnsnn_jax.method.neurons.signed_memory import signed_memory_neuron
 from gnsnn_jax.method.neurons.st_bif import st_bif_neuron
@@ -47,6 +48,7 @@ __all__ = [
     "CorrectionRule",
     "GroupNeuron",
     "InputError",
+    "LayerwiseNeuron",
     "Neuron",
     "Site",
     "Verification",
@@ -72,6 +74,8 @@ __all__ = [
     "observe",
     "offset_spikes",
     "operations",
+    "parallel_neuron",
+    "permuted",
     "qcfs",
     "residual_membrane",
     "run",
@@ -84,6 +88,7 @@ __all__ = [
     "stop_when",
     "to_nir",
     "to_spiking",
+    "two_phase_neuron",
     "use_fast_convolutions",
     "verify",
 ]

@@ -14,11 +14,11 @@ from gnsnn_jax.method import neurons
 
 GRAIN = 1 / 64
 
-# The shared suites run over these: every neuron that has a name and whose outputs are its spikes, and more members and
-# signs of group neurons.
+# The shared suites run over these: every neuron that has a name, whose outputs are its spikes and that sends them step
+# by step, and more members and signs of group neurons.
 GROUPS = [gs.group_neuron(members, signed) for signed in (False, True) for members in (1, 2, 3, 4, 8)]
 NAMED = {name: make(4) for name, make in neurons.NEURONS.items()}
-SENDING = {name: neuron for name, neuron in NAMED.items() if neuron.sends_its_value}
+SENDING = {name: each for name, each in NAMED.items() if each.sends_its_value and not each.layerwise}
 NEURONS = list(dict.fromkeys([*GROUPS, *SENDING.values()]))
 OFFSETS = [gs.offset_spikes(4), gs.offset_spikes(3, passes=2)]
 # Whoever adds a calibration adds it here too.

@@ -61,6 +61,11 @@ def check_patterns(neuron: Neurons, populations: Sequence[Operation]) -> None:
         _first_match(neuron, name)
 
 
+def each_neuron(neuron: Neurons) -> list[Neuron]:
+    """The neurons of a mapping, or the one."""
+    return [neuron] if isinstance(neuron, Neuron) else list(neuron.values())
+
+
 def settings_of(neuron: Neurons) -> Any:
     """Equal and hashable for neurons that make equal populations."""
     return neuron if isinstance(neuron, Neuron) else tuple(neuron.items())

@@ -15,7 +15,14 @@ import numpy as np
 from gnsnn_jax._types import Array
 from gnsnn_jax.conversion.corrections_by_site import checked_corrections, corrections_for
 from gnsnn_jax.conversion.known_values import check_threshold, refuse_nan, refuse_thresholds
-from gnsnn_jax.conversion.neurons_by_site import Neurons, check_patterns, checked_neurons, neuron_for, settings_of
+from gnsnn_jax.conversion.neurons_by_site import (
+    Neurons,
+    check_patterns,
+    checked_neurons,
+    each_neuron,
+    neuron_for,
+    settings_of,
+)
 from gnsnn_jax.conversion.sites import Site, site_of
 from gnsnn_jax.dtypes import sum_type
 from gnsnn_jax.engine.encoders import Encoders, checked_encoders
@@ -77,7 +84,8 @@ def to_spiking(
             computes max(steps, probe_steps) time-steps and returns the first `steps`.
         chunk: how many time-steps are evaluated layer by layer at a time, which changes no result. Memory grows with
             it and not with `steps`. By default 2, and 1 where encoders stand behind operations on means, which was as
-            fast as any on a CPU; a GPU that a small batch leaves idle may want more.
+            fast as any on a CPU; a GPU that a small batch leaves idle may want more. All steps go together, whatever
+            is given, where a neuron waits for all of its currents (`parallel_neuron`, `two_phase_neuron`).
         time_axes: names the time axis of inputs that have one, as `in_axes` of `jax.vmap` names batch axes: None (no
             time), or an integer or a tree of them for each positional argument.
         thresholds: by name of the site, arrays [] or [C] or of any shape that broadcasts to the currents', as
@@ -245,6 +253,10 @@ class SpikingFunction:
         """The simulation of a network whose data come step by step, and its trace with the data of one step."""
         if self.calibration:
             raise InputError("a stream has no calibration, which needs currents of several steps; leave it out")
+        if self._waits:
+            raise InputError(
+                "a stream has no neurons that wait for the currents of all steps; take others, such as group_neuron(8)"
+            )
         spiking = replace(self, observe=None)
         axes = [None if fixed else 0 for fixed in are_parameters(args, {})]
         traced = spiking._checked(args, {}, axes, one_step=True)
@@ -337,9 +349,16 @@ class SpikingFunction:
     @property
     def longest_chunk(self) -> int:
         """How many time-steps are evaluated together at most."""
-        return self.chunk or DEFAULT_CHUNK
+        return self._computed_steps if self._waits else self.chunk or DEFAULT_CHUNK
+
+    @property
+    def _waits(self) -> bool:
+        """Whether some neurons need the currents of all steps at once."""
+        return any(each.layerwise for each in each_neuron(self.neuron))
 
     def _chunk_for(self, network: SpikingNetwork) -> int:
+        if self._waits:
+            return self._computed_steps
         return self.chunk or (CHUNK_OF_MEANS if network.encodes_means else DEFAULT_CHUNK)
 
     def _schedule(self, chunk: int) -> tuple[int, int]:

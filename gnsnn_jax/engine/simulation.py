@@ -178,7 +178,9 @@ class Simulation:
 
         Returns its currents, where somebody needs them, and its threshold; and its outputs with the state after them.
         """
-        neuron, (slot, _), threshold = self.neuron_at(operation), operation.inputs, self.values[operation.inputs[1]]
+        (slot, _), threshold = operation.inputs, self.values[operation.inputs[1]]
+        neuron = self.neuron_at(operation)
+        neuron = neuron.at_site(self.network.populations.index(operation)) if neuron.layerwise else neuron
         correction = self.corrections.get(operation.activation.name)
         from_sums = correction is None and views.holds_means(slot)
         if not (from_sums and isinstance(neuron, GroupNeuron) and neuron.steps_on_sums):

@@ -140,7 +140,7 @@ def _row(
         members=method.members,
         probe_steps=method.probe_steps,
         latency=latency,
-        layerwise=deep * latency if method.probe_steps else None,
+        layerwise=deep * latency if method.probe_steps or method.neuron.layerwise else None,
         spikes=taken.unit_spikes,
         accumulates=taken.accumulates,
         multiply_accumulates=taken.multiply_accumulates,

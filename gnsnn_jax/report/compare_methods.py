@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+import jax
 import numpy as np
 
 from gnsnn_jax.analysis.evaluation import LONGEST_CALL, Evaluation, Prepare, evaluate_over_time, predict
+from gnsnn_jax.conversion.quantised import depth as depth_of
 from gnsnn_jax.data.sets import Dataset, normalise
 from gnsnn_jax.errors import InputError, extra
 from gnsnn_jax.method.methods import Method
@@ -66,8 +68,16 @@ def compare_methods(
         results=results,
         steps=steps,
         confidence=confidence,
+        depth=_depth(first, methods),
     )
     return report, networks
+
+
+def _depth(network: ConvertedNetwork, methods: Sequence[Method]) -> int:
+    """How many populations stand in a row, where some neurons wait for all of their currents; else 1."""
+    if not any(method.neuron.layerwise for method in methods):
+        return 1
+    return depth_of(network.spiking(1), network.variables, jax.ShapeDtypeStruct((1, *network.image_shape), np.float32))
 
 
 def _convert_all(
@@ -90,9 +100,10 @@ def _convert_all(
 def _for_each_horizon(
     network: ConvertedNetwork, dataset: Dataset, seed: int, batch_size: int, steps: Sequence[int]
 ) -> list[ConvertedNetwork]:
-    """The network, once for each T where a correction that was found for T steps does not hold for fewer."""
+    """The network, once for each T where what its neurons send at T steps does not begin as at more, as those do that
+    wait for all of them, or where a correction that was found for T steps does not hold for fewer."""
     correction = network.method.correction
-    if correction is None or correction.holds_before:
+    if not network.method.neuron.layerwise and (correction is None or correction.holds_before):
         return [network]
     shorter = [replace(network, steps=each, corrections=None) for each in steps[:-1]]
     return [*with_corrections(shorter, dataset, seed, batch_size), network]
@@ -136,6 +147,7 @@ def make_report(
     steps: Sequence[int],
     confidence: float | None = None,
     activation: str | None = None,
+    depth: int = 1,
 ) -> Report:
     """Makes the report of what was evaluated on a test split.
 
@@ -148,6 +160,7 @@ def make_report(
         steps: Numbers of time-steps T to report.
         confidence: If given, each method has an `early_stop`.
         activation: The name of the activations in the configuration.
+        depth: How many populations stand in a row; neurons that wait for all currents take T steps for each.
 
     Returns:
         The report, without behaviour and analysis.
@@ -160,7 +173,7 @@ def make_report(
         ann_accuracy=float(np.mean(ann_predictions == labels)),
         samples=len(labels),
         activation=activation,
-        methods=tuple(_result_of(*result, ann_predictions, steps, confidence) for result in results),
+        methods=tuple(_result_of(*result, ann_predictions, steps, confidence, depth) for result in results),
     )
 
 
@@ -170,7 +183,9 @@ def _result_of(
     ann_predictions: np.ndarray,
     steps: Sequence[int],
     confidence: float | None,
+    depth: int,
 ) -> MethodResult:
+    waits = depth if method.neuron.layerwise else 1
     return MethodResult(
         name=method.name,
         neuron=method.neuron_name,
@@ -180,7 +195,7 @@ def _result_of(
         channel_axis=method.channel_axis,
         accuracy={t: evaluation.accuracy(t) for t in steps},
         agreement={t: evaluation.agreement(ann_predictions, t) for t in steps},
-        latency_steps={t: int(method.latency(t)) for t in steps},
+        latency_steps={t: waits * int(method.latency(t)) for t in steps},
         spikes_per_neuron={t: evaluation.spikes_per_neuron(t) for t in steps},
         early_stop=None if confidence is None else _early_stop(method, evaluation, confidence),
     )

@@ -47,6 +47,7 @@ class Neuron(ABC):
         signed: whether a step can emit negative units, down to -members; False by default.
         sends_its_value: whether its outputs are the spikes that it sends, whole numbers of units; True by default. A
             neuron whose outputs are not says by `sent` how many spikes it sent.
+        layerwise: whether it needs the currents of all steps before it sends, see `LayerwiseNeuron`; False by default.
 
     A subclass sets them as attributes of the class or as fields.
     """
@@ -59,10 +60,13 @@ class Neuron(ABC):
         def signed(self) -> bool: ...
         @property
         def sends_its_value(self) -> bool: ...
+        @property
+        def layerwise(self) -> bool: ...
     else:
         members = 1
         signed = False
         sends_its_value = True
+        layerwise = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Neuron:
         if cls is Neuron:
@@ -143,6 +147,14 @@ class Neuron(ABC):
             A neuron, or None for a signed group neuron of as many members.
         """
         return self if self.signed else None
+
+    def at_site(self, number: int) -> Neuron:
+        """The neuron at one of the populations of a network: itself, or with random numbers of its own.
+
+        Args:
+            number: of the population, from 0 on.
+        """
+        return self
 
     def potential(self, state: Any) -> Array:
         """The membrane potential within a state: the state itself if it is an array, or its `potential`.

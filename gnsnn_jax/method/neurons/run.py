@@ -40,6 +40,10 @@ def run(
     """
     currents, threshold = in_state_type(currents, threshold)
     start = initial_state(neuron, currents, threshold, initial)
+    if neuron.layerwise:
+        wide = currents.astype(threshold.dtype)
+        outputs = neuron.whole(wide, threshold, start)  # type: ignore[attr-defined]
+        return outputs.astype(currents.dtype), start + (wide - outputs).sum(0)
     state, outputs = time_scan(one_step(neuron, threshold, currents.dtype), start, currents)
     return outputs, state
 
