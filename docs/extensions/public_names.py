@@ -22,6 +22,7 @@ from extensions.groups import GROUPS, names_of, registered_classes, returned_cla
 logger = logging.getLogger(__name__)
 SECTIONS = ("Args:", "Returns:", "Raises:", "Attributes:", "Yields:")
 NOTHING = "\\"  # joins lines; in front of a text it keeps napoleon from taking words before a colon for a type
+FOREIGN = re.compile(r"~?\b(?!gnsnn_jax\b)(?:[a-zA-Z_]\w*\.)+([A-Z]\w*)")  # types of others, with their modules
 ENTRY_TEXT = 8  # columns in front of what continues an entry of a section
 ALIGNED = re.compile(r"\S {3,}\S")  # columns of a table
 ENTRY = re.compile(r"^    \*{0,2}\w+(?:, \*{0,2}\w+)*: ", re.MULTILINE)  # of a section: its names
@@ -163,7 +164,7 @@ def _signature(app: Any, what: str, name: str, value: Any, options: Any, signatu
     if what == "class" and is_dataclass(value):
         signature = stringify_signature(inspect.signature(value.__init__, eval_str=False), show_return_annotation=False)
         signature = re.sub(r"^\(self,? ?", "(", signature)
-    short = lambda text: text and text.replace("jaxlib._jax.", "").replace("~", "")
+    short = lambda text: text and FOREIGN.sub(r"\1", text)
     return short(signature), short(returned)
 
 
