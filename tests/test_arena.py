@@ -19,8 +19,10 @@ from pictures import is_drawn
 
 import gnsnn_jax as gs
 from gnsnn_jax.conversion.quantised import depth, quantised
+from gnsnn_jax.method.methods import parse_method
 from gnsnn_jax.report import arena as command
 from gnsnn_jax.report import arena_picture
+from gnsnn_jax.report.arena_measures import parts_of
 from gnsnn_jax.report.arena_pages import MARK, collect, page_of
 from gnsnn_jax.report.arena_results import Arena, Quantised, Row, front, read_arena
 from gnsnn_jax.runs import checkpoints
@@ -190,6 +192,11 @@ def test_the_page_of_the_documentation_is_made_of_its_files(tmp_path, monkeypatc
     collect([read_arena(ROOT / "docs" / f"{name}.json") for name in names], page)
     assert page.read_text(encoding="utf-8") == written
     assert all(is_drawn(ROOT / "docs" / f"{name}.png") for name in names)
+
+
+@pytest.mark.parametrize(("name", "parts"), [("gn", [[1, 2]]), ("ftbc", [[1, 2]]), ("light", [[1], [2]])])
+def test_a_correction_that_is_for_one_t_is_found_for_each(name, parts):
+    assert parts_of(parse_method(name, members=4, probe_steps=4), [1, 2]) == parts
 
 
 # The command.

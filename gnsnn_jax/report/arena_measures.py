@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -62,7 +62,9 @@ def measure(
     known = _QuantisedNetworks(dataset, batch_size)
     for method in methods:
         try:
-            found.append(_measured(run, dataset, method, steps, batch_size, known))
+            found.append(
+                _joined([_measured(run, dataset, method, part, batch_size, known) for part in parts_of(method, steps)])
+            )
         except InputError as error:
             left_out[method.name] = str(error)
             tell(f"{method.name} is left out: {error}")
@@ -102,6 +104,17 @@ class _Measured:
     behaviour: Behaviour
     depth: int
     rows: list[Row]
+
+
+def parts_of(method: Method, steps: Sequence[int]) -> list[Sequence[int]]:
+    """The numbers of steps that one conversion serves: all, or each by itself where a correction is for so many."""
+    correction = method.correction
+    return [steps] if correction is None or correction.holds_before else [[t] for t in steps]
+
+
+def _joined(parts: Sequence[_Measured]) -> _Measured:
+    """What was found of one method, by steps."""
+    return replace(parts[-1], rows=[row for part in parts for row in part.rows])
 
 
 def _measured(
@@ -164,7 +177,7 @@ class _QuantisedNetworks:
 
     def accuracy(self, network: ConvertedNetwork, levels: int) -> float:
         """On the test split, of so many levels under the thresholds of the network."""
-        thresholds = network.thresholds or {}
+        thresholds = _thresholds_of(network)
         for of_levels, of_thresholds, accuracy in self.known:
             if of_levels == levels and _equal(of_thresholds, thresholds):
                 return accuracy
@@ -173,6 +186,12 @@ class _QuantisedNetworks:
         found = labels_and_predictions(ann, network.variables, self.dataset.test, prepare, self.batch_size)
         self.known.append((levels, thresholds, float(np.mean(np.equal(*found)))))
         return self.known[-1][-1]
+
+
+def _thresholds_of(network: ConvertedNetwork) -> dict[str, Any]:
+    """By name of the site, those of corrections before the others."""
+    found = {name: each.threshold for name, each in (network.corrections or {}).items()}
+    return {**(network.thresholds or {}), **{name: each for name, each in found.items() if each is not None}}
 
 
 def _equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -47,8 +47,10 @@ costs one accumulate for each of its connections. The first layer is MAC and eva
 whatever its size, and one of hmt once for each binary digit. Synaptic operations are AC and MAC together.
 - nJ: an estimate, {energy_model}, no measurement. The quantised ANN has activations of ceil(log2(levels + 1)) bits; \
 it skips no zeros.
-- Calibration samples are of the training split, without augmentation; 0 where the activations have trained \
-thresholds. None are of the test split, on which accuracy is measured."""
+- Calibration samples are of the training split, without augmentation: those that thresholds of ReLUs, and the \
+corrections that a method takes from data, were found from. 0 where thresholds were trained and the method takes \
+nothing from data. None are of the test split, on which accuracy is measured. A correction that is for one T was found \
+for each T by itself."""
 
 
 def page_of(arena: Arena, picture: str) -> str:

@@ -51,8 +51,8 @@ class Row:
         multiply_accumulates: Of layers that read no spikes and of products of two spike trains.
         mean_operations: Elementary operations on means and sums of spikes.
         nanojoules: An estimate.
-        calibration_samples: How many samples of the training split chose thresholds and whatever else the method
-            takes from data; none are of the test split.
+        calibration_samples: How many samples of the training split chose thresholds and corrections; none are of the
+            test split.
         thresholds: The rule that found thresholds; None where the activations had their own.
         quantised: The network with as many levels and the same thresholds, without time.
     """
