@@ -87,6 +87,8 @@ def _rule(method: str | CorrectionRule) -> CorrectionRule:
 def _plain(spiking: SpikingFunction) -> SpikingFunction:
     if spiking.calibration:
         raise InputError("corrections are found without a calibration; leave it out here, and give both to to_spiking")
+    if spiking.coding != "rate":
+        raise InputError('corrections are found for currents that come at each step; leave coding="once" out')
     if any(axis is not None for axis in jax.tree.leaves(spiking.time_axes, is_leaf=lambda axis: axis is None)):
         raise InputError("corrections are found for inputs without time; leave time_axes out and give one frame each")
     return replace(spiking, corrections=None, observe=None, reduce=None)

@@ -40,6 +40,7 @@ DEFAULT_CHUNK = 2  # time-steps evaluated together; more of them no longer fit t
 CHUNK_OF_MEANS = 1  # the same where neurons encode means, whose sums over several steps are passes over memory
 
 Reduce = Literal["mean", "sum"] | None
+Coding = Literal["rate", "once"]
 Observe = Callable[[Array, Site], Any]
 
 
@@ -56,6 +57,7 @@ def to_spiking(
     encoders: Encoders = "auto",
     reduce: Reduce = None,
     corrections: Mapping[str, Correction] | None = None,
+    coding: Coding = "rate",
 ) -> SpikingFunction:
     """Returns a function with the arguments of `ann` whose outputs have a leading time axis, [steps, ...].
 
@@ -105,6 +107,10 @@ def to_spiking(
         corrections: by name of the site, as `find_corrections` makes them: a bias of the currents by step and
             channel, a start potential, another threshold. They were found for one neuron, one set of thresholds and
             so many steps, and serve these alone.
+        coding: "rate" gives inputs and biases at each step, and the mean of a train over time is its value. "once"
+            gives them at the first step alone and nothing after it, so that the sum of a train is its value and the
+            outputs add up to those of the network. Neurons that take back what they sent too much,
+            `st_bif_neuron(upper=L)` with 1/L of the threshold, then settle exactly at the network of L levels.
 
     Returns:
         The converted network, a function with the arguments of `ann`.
@@ -120,6 +126,7 @@ def to_spiking(
         raise TypeError(f"calibration must be a Calibration such as offset_spikes(4) or None, got {calibration!r}")
     if reduce not in (None, "sum", "mean"):
         raise InputError(f'reduce must be "sum", "mean" or None, got {reduce!r}')
+    _check_coding(coding, checked_neurons(neuron), calibration, time_axes, corrections, reduce)
     return SpikingFunction(
         ann,
         checked_neurons(neuron),
@@ -132,7 +139,30 @@ def to_spiking(
         encoders=checked_encoders(encoders),
         reduce=reduce,
         corrections=None if corrections is None else checked_corrections(corrections),
+        coding=coding,
     )
+
+
+def _check_coding(coding: Any, neuron: Neurons, calibration: Any, time_axes: Any, corrections: Any, reduce: Any):
+    """Raises InputError for a coding that is not known, and for what once coding does not go with."""
+    if coding not in ("rate", "once"):
+        raise InputError(f'coding must be "rate" or "once", got {coding!r}')
+    if coding == "rate":
+        return
+    unfit = {
+        "calibration, which probes currents that come at each step": calibration is not None,
+        "time_axes, whose inputs come at each step": any(
+            axis is not None for axis in jax.tree.leaves(time_axes, is_leaf=_is_axis)
+        ),
+        "corrections, which are found for currents that come at each step": bool(corrections),
+        'reduce="mean"; outputs add up to the answer, reduce="sum"': reduce == "mean",
+        "neurons that stand for a mean, such as differential": not all(
+            each.sends_its_value for each in each_neuron(neuron)
+        ),
+    }
+    for what, is_given in unfit.items():
+        if is_given:
+            raise InputError(f'coding="once" does not go with {what}')
 
 
 def _product_dtype(given: Any) -> Any:
@@ -180,6 +210,7 @@ class SpikingFunction:
     encoders: Encoders = "auto"
     reduce: Reduce = None
     corrections: Mapping[str, Correction] | None = None
+    coding: Coding = "rate"
 
     def __call__(self, *args, **kwargs):
         return self.simulated(self._checked(args, kwargs, _array_axes(self.time_axes, args, kwargs)))
@@ -253,6 +284,8 @@ class SpikingFunction:
         """The simulation of a network whose data come step by step, and its trace with the data of one step."""
         if self.calibration:
             raise InputError("a stream has no calibration, which needs currents of several steps; leave it out")
+        if self.coding == "once":
+            raise InputError('a stream has data at each step; leave coding="once" out')
         if self._waits:
             raise InputError(
                 "a stream has no neurons that wait for the currents of all steps; take others, such as group_neuron(8)"
@@ -330,7 +363,16 @@ class SpikingFunction:
         thresholds = tuple(sorted((name, _content(value)) for name, value in (self.thresholds or {}).items()))
         numbers = settings_of(self.neuron), self.steps, self.calibration, self.chunk, tuple(axes), structure, thresholds
         corrections = tuple(sorted((name, *map(_content, each)) for name, each in (self.corrections or {}).items()))
-        return _identity(self.ann), *numbers, self.product_dtype, self.observe, self.encoders, self.reduce, corrections
+        return (
+            _identity(self.ann),
+            *numbers,
+            self.product_dtype,
+            self.observe,
+            self.encoders,
+            self.reduce,
+            corrections,
+            self.coding,
+        )
 
     def __eq__(self, other):
         return isinstance(other, SpikingFunction) and self._settings() == other._settings()
@@ -373,7 +415,10 @@ class SpikingFunction:
         refuse_thresholds(traced.network, values)
         chunk, observer = self._chunk_for(traced.network), _observer(self.observe)
         corrections = corrections_for(traced.network, self.corrections)
-        return Simulation(traced.network, values, self.neuron_at, chunk, self.product_dtype, observer, corrections)
+        once = self.coding == "once"
+        return Simulation(
+            traced.network, values, self.neuron_at, chunk, self.product_dtype, observer, corrections, once
+        )
 
     def _simulate(self, traced: Traced) -> Found:
         """All steps: the first chunk by itself where its length or a calibration asks for it, the others in a scan."""

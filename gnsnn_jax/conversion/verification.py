@@ -153,6 +153,8 @@ def _compare(
     traced = spiking.traced(*args)
     outputs, found = spiking.observed(lambda spikes, site: {site.name: spikes}).simulated(traced)
     trains = {name: train for population in found for name, train in population.items()}
+    if spiking.coding == "once":
+        outputs, trains = jax.tree.map(_as_rates, (outputs, trains))
     right = _Right(ann, spiking, args, traced, names)
     of_sites = []
     for name, operation in right.populations.items():
@@ -195,10 +197,13 @@ class _Right:
         """The spikes of a population on the current that the network itself has there."""
         name, _, current, own = operation.activation
         threshold = self.thresholds.get(name, None if own is None else self.values[own][0])
-        return run(self.spiking.neuron_at(operation), self._currents(self.values[current]), threshold)[0]
+        trains = run(self.spiking.neuron_at(operation), self._currents(self.values[current]), threshold)[0]
+        return _as_rates(trains) if self.spiking.coding == "once" else trains
 
     def _currents(self, values: Array) -> Array:
-        """What each step adds to t times the current on the means of t steps."""
+        """What each step adds to t times the current on the means of t steps; in once coding all comes first."""
+        if self.spiking.coding == "once":
+            return jnp.concatenate([values, jnp.zeros((self.spiking.steps - 1, *values.shape[1:]), values.dtype)])
         if not any(self.varies):
             return jnp.broadcast_to(values, (self.spiking.steps, *values.shape[1:]))
         sums = _floating(values) * _steps(values).astype(_floating(values).dtype)
@@ -242,6 +247,12 @@ def _floating(values: Array) -> Array:
 def _mean_so_far(train: Array) -> Array:
     sums = summed_over_time(_floating(train))
     return sums / _steps(sums).astype(sums.dtype)
+
+
+def _as_rates(train: Array) -> Array:
+    """A train whose mean so far is at each step the sum so far of this one."""
+    sums = summed_over_time(_floating(train))
+    return jnp.diff(sums * _steps(sums).astype(sums.dtype), axis=0, prepend=jnp.zeros_like(sums[:1]))
 
 
 def _steps(train: Array) -> Array:

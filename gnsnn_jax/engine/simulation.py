@@ -7,6 +7,10 @@ values that are changed from one view to the other (`engine.split`) what the cha
     means m_t -> increments:  x_t = t m_t - (t-1) m_(t-1)    t m_t is carried
 
 so that every chunk gives the same, and the increments of f(m_t) add up to T f(m_T), whatever the spikes were.
+
+That is rate coding, in which a train stands for S_t / t and what does not vary comes in at each step. In once coding
+(`once`) a train stands for S_t, and what does not vary comes in at the first step alone: everything above holds with 1
+in place of t.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from gnsnn_jax._types import Array
 from gnsnn_jax.dtypes import at_least_single, state_type, sum_type
 from gnsnn_jax.engine.graph import Operation, Slot
 from gnsnn_jax.engine.jaxprs import CONVOLUTIONS, bind, bind_over_time, type_of
+from gnsnn_jax.engine.rules import is_linear
 from gnsnn_jax.engine.split import SpikingNetwork
 from gnsnn_jax.engine.units import Units
 from gnsnn_jax.engine.views import How, View
@@ -86,6 +91,7 @@ class Simulation:
         product_dtype: the type that weights are rounded to where spikes meet them, or None.
         observer: sees all operations.
         corrections: by name of the population, for those that have one.
+        once: whether trains stand for their sums, and static values come in at the first step alone.
     """
 
     def __init__(
@@ -97,7 +103,9 @@ class Simulation:
         product_dtype: Any = None,
         observer: Observer = NOBODY,
         corrections: Mapping[str, Correction] | None = None,
+        once: bool = False,
     ):
+        self.once = once
         self.network, self.values, self.neuron_at, self.chunk_steps = network, values, neuron_at, chunk
         self.product_dtype, self.observer, self.corrections = (
             product_dtype,
@@ -156,7 +164,7 @@ class Simulation:
         Returns:
             The state after these steps, and what was found at each of them.
         """
-        views = _Views(self.network, dict(self.values), trains, length, state)
+        views = _Views(self.network, dict(self.values), trains, length, state, self.once)
         before = iter(state.neurons or [None] * len(self.network.populations))
         neurons, memories, observations = [], [], []
         for operation, memory in zip(self.network.dynamic, state.memories, strict=True):
@@ -207,6 +215,9 @@ class Simulation:
         held = self.network.views[operation.outputs[0]] if operation.outputs else View.INCREMENTS
         inputs = [views.means(slot) if held is View.MEANS else views.held(slot) for slot in slots]
         vary = [slot in self.network.views for slot in slots]
+        if self.once and held is View.INCREMENTS:
+            for position in _added(operation, vary):
+                inputs[position], vary[position] = views.increments(slots[position]), True
         if self.product_dtype and operation.eqn.primitive.name in PRODUCTS:
             return inputs, self._rounded_product(operation, inputs, vary)
         return inputs, bind_over_time(operation.eqn, inputs, vary)
@@ -246,11 +257,20 @@ class Simulation:
         return jax.lax.reduce_precision(weights, about.nexp, about.nmant)
 
 
+def _added(operation: Operation, vary: Sequence[bool]) -> list[int]:
+    """The positions of static operands that are added to what varies, as biases are, and not multiplied by it."""
+    varying = {position for position, varies in enumerate(vary) if varies}
+    static = set(range(len(vary))) - varying
+    return [each for each in sorted(static) if is_linear(operation.eqn, varying | {each})]
+
+
 class _Views:
     """The values of one chunk in the views that operations ask for, and what is carried to change them."""
 
-    def __init__(self, network: SpikingNetwork, values: dict[Slot, Any], trains, length: int, state: State):
-        self.network, self.values, self.length = network, values, length
+    def __init__(
+        self, network: SpikingNetwork, values: dict[Slot, Any], trains, length: int, state: State, once: bool = False
+    ):
+        self.network, self.values, self.length, self.once = network, values, length, once
         self.before, self.now = state.carried, state.now
         self.after: dict[str, Array] = {}
         self.made: dict[tuple[str, Slot], Array] = {}
@@ -267,10 +287,18 @@ class _Views:
         """What each step adds to a value [n, ...]."""
         value, view = jnp.asarray(self.values[slot]), self.network.views.get(slot)
         if view is None:
-            return jnp.broadcast_to(value, (self.length, *value.shape))
+            return self._static(value)
         if view is View.INCREMENTS:
             return value
         return self._once("increments", slot, lambda: self._increments_of(slot, value))
+
+    def _static(self, value: Array) -> Array:
+        """What each step adds to the sum of a value that does not vary."""
+        each = jnp.broadcast_to(value, (self.length, *value.shape))
+        if not self.once:
+            return each
+        is_first = (self.now + jnp.arange(self.length, dtype=jnp.int32)) == 0
+        return jnp.where(is_first.reshape(-1, *(1,) * value.ndim), each, jnp.zeros_like(each))
 
     def first_increments(self, slot: Slot, steps: int) -> Array:
         """Those of the first steps of all, for a value that is held as means; nothing is carried for them."""
@@ -329,7 +357,9 @@ class _Views:
         return wide * self._steps(wide)
 
     def _steps(self, like: Array) -> Array:
-        """The numbers t of these steps, [n, 1, ...]."""
+        """The numbers t of these steps, [n, 1, ...], and 1 for all of them in once coding."""
+        if self.once:
+            return jnp.ones((self.length, *(1,) * (like.ndim - 1)), like.dtype)
         steps = self.now + jnp.arange(1, self.length + 1, dtype=jnp.int32)
         return steps.astype(like.dtype).reshape(-1, *(1,) * (like.ndim - 1))
 

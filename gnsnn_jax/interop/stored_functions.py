@@ -185,6 +185,7 @@ def _settings(spiking: SpikingFunction) -> dict[str, Any]:
         "product_dtype": spiking.product_dtype and spiking.product_dtype.name,
         "encoders": spiking.encoders,
         "reduce": spiking.reduce,
+        "coding": spiking.coding,
     }
 
 
@@ -244,6 +245,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "product_dtype": _is_text_or_none,
     "encoders": _is_text_or_none,
     "reduce": _is_text_or_none,
+    "coding": lambda value: value in ("rate", "once"),
     "data": _are(int),
     "count": _is_count,
     "types": _are(str),
@@ -303,6 +305,7 @@ class _Stored:
                 encoders=self.about["encoders"],
                 reduce=self.about["reduce"],
                 corrections=self.corrections,
+                coding=self.about["coding"],
             )
         except (InputError, IndexError, TypeError) as error:
             raise InputError(f"{self.name} does not describe a converted network ({error})") from None
@@ -362,7 +365,7 @@ def _about(content: np.ndarray) -> dict[str, Any]:
         raise InputError("it does not say what it holds")
     if about["format"] > FORMAT:
         raise InputError("a later version of gnsnn_jax wrote it, which reads it too")
-    about.setdefault("corrections", [])  # earlier versions had none
+    about = {"corrections": [], "coding": "rate", **about}  # earlier versions had neither
     if wrong := [key for key, is_right in _CHECKS.items() if key not in about or not is_right(about[key])]:
         raise InputError(f"{listed(wrong)} missing or wrong")
     if not all(0 <= at < about["count"] for at in about["data"]):

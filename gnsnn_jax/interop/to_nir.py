@@ -95,6 +95,8 @@ def to_nir(
 
 
 def _check_settings(spiking: SpikingFunction, args: tuple) -> None:
+    if spiking.coding != "rate":
+        raise InputError('NIR biases come at each step; convert without coding="once"')
     if spiking.corrections:
         raise InputError(
             "NIR neurons have no bias by time-step and no start potential of their own, as corrections give them; "
