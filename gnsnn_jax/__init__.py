@@ -9,6 +9,7 @@ from gnsnn_jax.analysis.accuracy import accuracy_over_time
 from gnsnn_jax.analysis.observation import observe
 from gnsnn_jax.analysis.operations import neurobench, operations
 from gnsnn_jax.conversion.find_corrections import find_corrections
+from gnsnn_jax.conversion.find_delay import find_delay
 from gnsnn_jax.conversion.find_thresholds import find_thresholds
 from gnsnn_jax.conversion.folding import fold_batch_norm
 from gnsnn_jax.conversion.sites import Site, sites
@@ -58,6 +59,7 @@ __all__ = [
     "differential",
     "export",
     "find_corrections",
+    "find_delay",
     "find_thresholds",
     "fold_batch_norm",
     "from_nir",
