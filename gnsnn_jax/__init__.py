@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gnsnn_jax.analysis.accuracy import accuracy_over_time
 from gnsnn_jax.analysis.observation import observe
 from gnsnn_jax.analysis.operations import neurobench, operations
+from gnsnn_jax.conversion.calibrate_weights import calibrate_weights
 from gnsnn_jax.conversion.find_corrections import find_corrections
 from gnsnn_jax.conversion.find_delay import find_delay
 from gnsnn_jax.conversion.find_thresholds import find_thresholds
@@ -56,6 +57,7 @@ __all__ = [
     "accuracy_over_time",
     "binary_group_neuron",
     "build",
+    "calibrate_weights",
     "differential",
     "export",
     "find_corrections",
