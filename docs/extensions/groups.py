@@ -20,6 +20,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "gnsnn_jax.method.calibrations",
         "gnsnn_jax.method.corrections",
         "gnsnn_jax.conversion.find_corrections",
+        "gnsnn_jax.conversion.calibrate_weights",
     ),
     "conversion": ("gnsnn_jax.conversion",),
     "thresholds": ("gnsnn_jax.conversion.find_thresholds", "gnsnn_jax.method.threshold_rules"),
