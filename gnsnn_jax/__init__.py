@@ -22,7 +22,7 @@ from gnsnn_jax.interop.exported import export, load_exported
 from gnsnn_jax.interop.from_nir import from_nir
 from gnsnn_jax.interop.stored_functions import load, save
 from gnsnn_jax.interop.to_nir import to_nir
-from gnsnn_jax.method.activations import qcfs, staircase
+from gnsnn_jax.method.activations import clip, noisy_qcfs, qcfs, staircase
 from gnsnn_jax.method.calibrations import Calibration, offset_spikes, residual_membrane
 from gnsnn_jax.method.corrections import Correction, CorrectionRule
 from gnsnn_jax.method.neurons import GroupNeuron, Neuron, group_neuron, integrate_and_fire, run
@@ -58,6 +58,7 @@ __all__ = [
     "binary_group_neuron",
     "build",
     "calibrate_weights",
+    "clip",
     "differential",
     "export",
     "find_corrections",
@@ -75,6 +76,7 @@ __all__ = [
     "load_weights",
     "multi_threshold_neuron",
     "neurobench",
+    "noisy_qcfs",
     "observe",
     "offset_spikes",
     "operations",

@@ -21,8 +21,9 @@ class Site(NamedTuple):
     name        path of its module where the framework leaves one ("stage1_block0/act1"), else of the classes
                 and functions of the user's code that it stands in ("Block/relu"), or of the file, where these are
                 the whole network ("network/relu"); one that occurs again gets a number: "act1#2"
-    kind        "qcfs", "relu" or "clip", which is a ReLU with an upper bound such as `relu6`; "encoder", the identity
-                in front of weights that would read something else than spikes, named after the module that reads it
+    kind        "qcfs", also of `gnsnn_jax.clip`, which has infinitely many levels; "relu" or "clip", which is a ReLU
+                with an upper bound such as `relu6`; "encoder", the identity in front of weights that would read
+                something else than spikes, named after the module that reads it
     shape       of its currents, batch included
     threshold   its own: that of `qcfs`, the bound of a clip; None for a ReLU and an encoder
     """

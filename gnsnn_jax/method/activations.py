@@ -1,7 +1,9 @@
-"""The staircase that activations and neurons share, and the QCFS activation."""
+"""The staircase that activations and neurons share, and the activations that networks are trained with: QCFS, QCFS
+with noise in place of rounding, and a clip at a threshold that is learned."""
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import jax
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from gnsnn_jax._types import Array, Float
+from gnsnn_jax._types import Array, Float, Shaped
 from gnsnn_jax.dtypes import at_least_single
 from gnsnn_jax.errors import InputError, at_least_one
 
@@ -76,6 +78,71 @@ def qcfs(x: Float[Array, "*shape"], threshold: Float[Array, "..."] | float, leve
     x = floating("x", x)
     wide, threshold = _widen(x, threshold, "threshold")
     return _qcfs(wide, threshold, levels).astype(x.dtype)
+
+
+def noisy_qcfs(
+    x: Float[Array, "*shape"], threshold: Float[Array, "..."] | float, levels: int, key: Shaped[Array, "..."]
+) -> Float[Array, "*shape"]:
+    """QCFS with noise in place of rounding, for training; evaluate and convert the network with `qcfs`.
+
+        y = u clip(x/u + e, 0, L),   e ~ U(-1/2, 1/2) for each value,   u = threshold / L,   L = levels
+        dy/dx = 1,   dy/dtheta = e/L = (y - x) / theta   for 0 <= x + e u <= theta
+        dy/dx = 0,   dy/dtheta = 1 above, 0 below
+
+    The noise is as large as the error of rounding. Its mean is 0, so that the mean of y is clip(x, 0, theta) for
+    u/2 <= x <= theta - u/2, and the gradient is that of the function itself, with nothing passed straight through.
+
+    Args:
+        x: [...].
+        threshold: theta > 0 in the unit of x, [] or [C] or any shape that broadcasts to that of x.
+        levels: L, at least 1.
+        key: of `jax.random`, another one for each call.
+
+    Returns:
+        y [...] in the dtype of x, computed in float32 or wider.
+
+    Raises:
+        InputError: for levels < 1 or a threshold that does not broadcast.
+        TypeError: for levels that are no integer or an x that is not floating point.
+
+    Li and Rajendran 2023, arXiv 2312.05290.
+    """
+    levels = at_least_one("levels", levels)
+    x = floating("x", x)
+    wide, threshold = _widen(x, threshold, "threshold")
+    noise = jax.random.uniform(key, x.shape, wide.dtype, -0.5, 0.5)
+    noisy = wide + noise * (threshold / levels)
+    # No minimum and maximum, which halve the gradient where both are equal.
+    return jnp.where(noisy < 0, 0, jnp.where(noisy > threshold, threshold, noisy)).astype(x.dtype)
+
+
+def clip(x: Float[Array, "*shape"], threshold: Float[Array, "..."] | float) -> Float[Array, "*shape"]:
+    """Clip at a threshold that is learned, which is QCFS with infinitely many levels; `to_spiking` turns each of its
+    calls into neurons of this threshold.
+
+        y = clip(x, 0, theta),   theta = threshold
+        dy/dx = 1,   dy/dtheta = 0   for 0 <= x <= theta
+        dy/dx = 0,   dy/dtheta = 1 above, 0 below
+
+    Decay theta as the weights are decayed: otherwise nothing keeps it small. Conversion treats it as `qcfs`, so
+    `find_thresholds` leaves it out; it looks for a threshold below the bound of a `jnp.clip(x, 0, a)`.
+
+    Args:
+        x: [...].
+        threshold: theta > 0 in the unit of x, [] or [C] or any shape that broadcasts to that of x.
+
+    Returns:
+        y [...] in the dtype of x, computed in float32 or wider.
+
+    Raises:
+        InputError: for a threshold that does not broadcast.
+        TypeError: for an x that is not floating point.
+
+    Ho and Chang 2021, arXiv 2008.04509.
+    """
+    x = floating("x", x)
+    wide, threshold = _widen(x, threshold, "threshold")
+    return _qcfs(wide, threshold, math.inf).astype(x.dtype)
 
 
 def floating(name: str, x: Array) -> Array:
@@ -147,7 +214,7 @@ def _through_floor(x_dot, size_dot, slope, below, above, top, bottom=0):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _qcfs(x: Array, threshold: Array, levels: int) -> Array:
+def _qcfs(x: Array, threshold: Array, levels: int | float) -> Array:
     return qcfs_p.bind(x, threshold, levels=levels)
 
 
@@ -159,7 +226,10 @@ def _qcfs_jvp(levels, primals, tangents):
     return y, _through_floor(x_dot, threshold_dot, slope, x < 0, x > threshold, 1)
 
 
-def _qcfs_value(x: Array, threshold: Array, *, levels: int) -> Array:
+def _qcfs_value(x: Array, threshold: Array, *, levels: int | float) -> Array:
+    """An integer of levels, or infinitely many."""
+    if not isinstance(levels, int):
+        return jnp.minimum(jnp.maximum(x, 0), threshold)
     unit = threshold / levels
     return _staircase(x + unit / 2, unit, levels)
 

@@ -33,9 +33,9 @@ def build(name: str, *, num_classes: int, levels: int, threshold: float = 8.0, *
         num_classes: K.
         levels: L of every `qcfs`.
         threshold: the initial value of every trainable theta.
-        options: the network's own fields: `activation`, "qcfs" by default or "relu", `dropout_rate` of a VGG
-            network, `dtype`, the type in which all but the last layer computes. It is float32 by default;
-            parameters, thresholds and statistics always are.
+        options: the network's own fields: `activation`, "qcfs" by default, "noisy_qcfs", "clip" or "relu",
+            `dropout_rate` of a VGG network, `dtype`, the type in which all but the last layer computes. It is float32
+            by default; parameters, thresholds and statistics always are.
 
     Returns:
         The module.

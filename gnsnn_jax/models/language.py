@@ -36,7 +36,8 @@ class LanguageModel(nn.Module):
         heads: of the attention in each block, a divisor of the width.
         dropout_rate: share of the outputs of each branch that are dropped in training.
         dtype: the type in which all but the last layer computes; softmax and norms are float32 within.
-        activation: of the MLPs, "gelu", "relu" or "qcfs"; levels and threshold are those of "qcfs".
+        activation: of the MLPs, "gelu", "relu", "qcfs", "noisy_qcfs" or "clip"; levels and threshold are those of
+            the last three.
     """
 
     vocabulary: int

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
 from gnsnn_jax.errors import InputError, extra, nearest
-from gnsnn_jax.method.activations import qcfs
+from gnsnn_jax.method.activations import clip, noisy_qcfs, qcfs
 from gnsnn_jax.xla.convolution import conv_general_dilated
 
 with extra("train"):
@@ -18,6 +19,7 @@ with extra("train"):
 
 # He initialisation over the outputs, as the published networks use it.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+NOISE = "noise"  # the stream of random numbers that training gives to networks, beside that of dropout
 
 
 class QCFS(nn.Module):
@@ -28,8 +30,36 @@ class QCFS(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        initial = nn.initializers.constant(self.threshold)
-        return qcfs(x, self.param("threshold", initial, (), jnp.float32), self.levels)
+        return qcfs(x, _trainable(self, self.threshold), self.levels)
+
+
+class NoisyQCFS(nn.Module):
+    """`QCFS` that is `noisy_qcfs` where it gets random numbers, `apply(..., rngs={"noise": key})`, as in training."""
+
+    levels: int
+    threshold: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        threshold = _trainable(self, self.threshold)
+        if self.has_rng(NOISE):
+            return noisy_qcfs(x, threshold, self.levels, self.make_rng(NOISE))
+        return qcfs(x, threshold, self.levels)
+
+
+class Clip(nn.Module):
+    """The activation `clip` with one trainable threshold, in float32 whatever the inputs are."""
+
+    threshold: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return clip(x, _trainable(self, self.threshold))
+
+
+def _trainable(module: nn.Module, threshold: float) -> Float[Array, ""]:
+    """The threshold of an activation, a parameter with this initial value."""
+    return module.param("threshold", nn.initializers.constant(threshold), (), jnp.float32)
 
 
 class ReLU(nn.Module):
@@ -40,9 +70,18 @@ class ReLU(nn.Module):
         return nn.relu(x)
 
 
-def activation_module(name: str, levels: int, threshold: float) -> Callable[..., nn.Module]:
-    """What makes the activations of a network: call it with the name of each. Raises InputError for an unknown one."""
-    known: dict[str, Callable[..., nn.Module]] = {"qcfs": partial(QCFS, levels, threshold), "relu": ReLU}
+def activation_module(
+    name: str, levels: int, threshold: float, others: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({})
+) -> Callable[..., nn.Module]:
+    """What makes the activations of a network: call it with the name of each. `others` are those that this kind of
+    network has besides. Raises InputError for an unknown one."""
+    known: dict[str, Callable[..., nn.Module]] = {
+        "qcfs": partial(QCFS, levels, threshold),
+        "noisy_qcfs": partial(NoisyQCFS, levels, threshold),
+        "clip": partial(Clip, threshold),
+        "relu": ReLU,
+        **others,
+    }
     if name not in known:
         raise InputError(f"unknown activation {name!r}; there are {', '.join(known)}{nearest(name, known)}")
     return known[name]

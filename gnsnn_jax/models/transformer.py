@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
-from gnsnn_jax.errors import InputError, extra, nearest
+from gnsnn_jax.errors import InputError, extra
 from gnsnn_jax.models.layers import activation_module
 
 with extra("train"):
@@ -32,11 +32,9 @@ class GELU(nn.Module):
 
 
 def transformer_activation(name: str, levels: int, threshold: float) -> Callable[..., nn.Module]:
-    """What makes the activations of the MLPs, "gelu", "relu" or "qcfs". Raises InputError for an unknown one."""
-    known = ("gelu", "relu", "qcfs")
-    if name not in known:
-        raise InputError(f"unknown activation {name!r}; there are {', '.join(known)}{nearest(name, known)}")
-    return GELU if name == "gelu" else activation_module(name, levels, threshold)
+    """What makes the activations of the MLPs: "gelu" or one of `activation_module`. Raises InputError for an unknown
+    one."""
+    return activation_module(name, levels, threshold, others={"gelu": GELU})
 
 
 def dense(features: int, dtype: Any, *, name: str) -> nn.Dense:

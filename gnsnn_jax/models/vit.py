@@ -41,7 +41,8 @@ class ViT(nn.Module):
         pool: "mean" over the tokens, or "token", one that is learned and stands in front of them.
         dropout_rate: share of the outputs of each branch that are dropped in training.
         dtype: the type in which all but the last layer computes; softmax and norms are float32 within.
-        activation: of the MLPs, "gelu", "relu" or "qcfs"; levels and threshold are those of "qcfs".
+        activation: of the MLPs, "gelu", "relu", "qcfs", "noisy_qcfs" or "clip"; levels and threshold are those of
+            the last three.
     """
 
     num_classes: int

@@ -15,7 +15,7 @@ from gnsnn_jax.interop.functions import is_own
 with extra("report"):
     from pydantic import Field, TypeAdapter, ValidationError
 
-_WRITTEN = {"relu": "ReLU", "gelu": "GELU"}  # activations in titles
+_WRITTEN = {"relu": "ReLU", "gelu": "GELU", "clip": "clip"}  # activations in titles
 _ABSENT = {"is_absent_if_none": True}  # from the JSON
 
 

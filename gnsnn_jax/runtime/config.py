@@ -129,7 +129,8 @@ class Model:
     activation: Annotated[
         str,
         setting(
-            "qcfs; relu, or gelu in transformers, get their thresholds when they are converted",
+            "qcfs; noisy_qcfs: noise for rounding in training; clip: at a learned threshold; relu, or gelu in "
+            "transformers, get their thresholds when they are converted",
             min_length=1,
             max_length=LONGEST_TEXT,
         ),

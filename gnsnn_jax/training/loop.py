@@ -18,6 +18,7 @@ from gnsnn_jax.data.order import ShuffledOrder, share_of_process
 from gnsnn_jax.data.sets import Dataset, Split, Statistics, normalise, read_in_order
 from gnsnn_jax.data.streaming import Stream
 from gnsnn_jax.errors import InputError, extra
+from gnsnn_jax.models.layers import NOISE
 from gnsnn_jax.runs.network import build_network
 from gnsnn_jax.runtime import devices
 from gnsnn_jax.runtime.config import Config, Data, Optimizer
@@ -308,7 +309,7 @@ def _part_gradient(plan: Plan, params: Any, batch_stats: Any, images: Array, lab
             batch,
             train=True,
             mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
+            rngs={"dropout": dropout_key, NOISE: jax.random.fold_in(dropout_key, 0)},
         )
         loss = smoothed_loss(logits, labels, plan.config.optimizer.label_smoothing).mean()
         return loss, (updated.get("batch_stats", {}), count_metrics(logits, labels))
