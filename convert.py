@@ -44,7 +44,7 @@ def parse(arguments: list[str] | None = None):
     parser.add_argument("--probe-steps", type=count, help="probe steps of COS, rho (the levels L)")
     parser.add_argument("--passes", type=count, default=1, help="passes of COS (1)")
     parser.add_argument(
-        "--thresholds", type=word, metavar="RULE", help="for ReLUs: mse, percentile, max, balance (by method)"
+        "--thresholds", type=word, metavar="RULE", help="for ReLUs: mse, percentile, max, balance, ltb (by method)"
     )
     parser.add_argument(
         "--channel-axis", type=integer, metavar="AXIS",

@@ -17,6 +17,7 @@ from gnsnn_jax.method.threshold_rules import (
     balance,
     least_error,
     least_squares_threshold,
+    ltb,
     percentile,
     squared_error,
 )
@@ -144,6 +145,57 @@ def test_balancing_never_passes_the_largest_value_and_cuts_off_ever_less():
     np.testing.assert_allclose(found_by(balance(0.25, 1), [2 * x[0], x[1]]), two, rtol=1e-5)
 
 
+def test_ltb_is_the_loop_of_its_authors():
+    x = np.abs(normal(9, (30, 200, 3), 0.2, [0.5, 1.0, 4.0]))
+    theta = np.zeros(3)
+    for batch in x:
+        for column in range(3):
+            raised = sum(2 * (value - theta[column]) for value in batch[:, column] if value > theta[column])
+            theta[column] += raised / len(batch)
+    np.testing.assert_allclose(found_by(ltb(), list(x)), theta, rtol=1e-4)
+    more = found_by(ltb(), list(x) * 5)
+    assert (more > theta).all()
+    with pytest.raises(gs.InputError, match="rate of balancing must be positive"):
+        ltb(0.0)
+
+
+def signed_error(theta, mean, deviation, levels):
+    x = np.linspace(mean - 7 * deviation, mean + 7 * deviation, 8001)
+    density, unit = np.exp(-(((x - mean) / deviation) ** 2) / 2), theta / levels
+    return ((x - unit * np.clip(np.floor(x / unit + 0.5), -levels, levels)) ** 2 * density).sum() / density.sum()
+
+
+@pytest.mark.parametrize("levels", [1, 4, 16])
+@pytest.mark.parametrize(("mean", "deviation"), [(0, 1), (1, 1), (-3, 1), (0.2, 3)])
+def test_the_signed_least_squares_threshold_is_that_of_a_grid_search(mean, deviation, levels):
+    found = float(least_squares_threshold(jnp.float32(mean), jnp.float32(deviation), levels, -levels))
+    top = abs(mean) + 7 * deviation
+    best = min(signed_error(theta, mean, deviation, levels) for theta in np.linspace(0.02 * top, top, 400))
+    assert signed_error(found, mean, deviation, levels) <= 1.005 * best
+
+
+@pytest.mark.parametrize("lowest", [0, -3, -6])
+def test_thresholds_stay_under_the_published_iteration_of_any_range(lowest):
+    mean, deviation, n = 0.7, 1.3, 6
+    theta = float(least_squares_threshold(jnp.float32(mean), jnp.float32(deviation), n, lowest))
+    i = np.arange(lowest + 1, n + 1)
+    c = (2 * i - 1) * theta / (2 * n)
+    e = np.asarray(jax.scipy.special.erf(jnp.asarray((c - mean) / (np.sqrt(2) * deviation), jnp.float32)))
+    g = np.exp(-((c - mean) ** 2) / (2 * deviation**2))
+    factor = mean * (lowest + n - e.sum()) + deviation * np.sqrt(2 / np.pi) * g.sum()
+    assert factor * n / theta / (lowest**2 + n**2 - ((2 * i - 1) * e).sum()) == pytest.approx(1, abs=1e-4)
+
+
+def test_encoders_get_the_signed_iteration_where_it_is_asked_for():
+    x = normal(8, (2, 300, 4))
+    one, two = jnp.eye(4), jnp.ones((4, 2))
+    read = lambda x: jnp.tanh(x @ one) @ two
+    (found,) = gs.find_thresholds(read, list(x), 8, method=squared_error(8, signed=True)).values()
+    deviation = jnp.sqrt((jnp.tanh(x) ** 2).mean())
+    expected = least_squares_threshold(jnp.float32(0), deviation, 8, -8)
+    np.testing.assert_allclose(found, jnp.minimum(expected, jnp.tanh(x).max()), rtol=1e-3)
+
+
 # Networks.
 
 
@@ -184,7 +236,7 @@ def spiking_rate(model, thresholds, variables, images):
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_thresholds_fit_the_network_they_were_found_for(network, method, per_channel):
     model, variables, images = network
-    batches = iter([*images] * 4)
+    batches = iter([*images] * (80 if method == "ltb" else 4))
     found = gs.find_thresholds(
         model.apply, batches, LEVELS, method=method, per_channel=per_channel, variables=variables
     )

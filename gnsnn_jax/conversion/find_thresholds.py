@@ -62,6 +62,7 @@ def find_thresholds(
             "percentile"  the 99.9th percentile of the activations
             "max"         the largest activation
             "balance"     local threshold balancing, for IF and many steps
+            "ltb"         the same as its authors' code has it, one step a batch: hand over the batches many times
 
         per_channel: whether to find one threshold for each entry of `channel_axis`; else one for each activation.
         channel_axis: counted from the right: -1 for channels last, -3 for convolutions with channels first,

@@ -155,7 +155,7 @@ class _Moments(NamedTuple):
     variance: Array
 
 
-def squared_error(levels: int) -> Rule:
+def squared_error(levels: int, signed: bool = False) -> Rule:
     """The threshold of the least squared error of n-level quantisation under a normal distribution.
 
     With the mean mu and the deviation s of the currents, c_i = (2i - 1) theta / 2n, i = 1..n,
@@ -171,8 +171,14 @@ def squared_error(levels: int) -> Rule:
     rounding errors shrink with it. In a vision transformer that loses nothing at T = 1 where n = 16, and gains later;
     where n = 4 it loses at T = 1 what it gains from T = 2 on.
 
+    With `signed`, encoders get the least error under a normal distribution too, that of q(x) = theta/n clip(k, -n, n)
+    for the nearest k. It is the iteration for levels a..b with a = -n and b = n, sums over i = a+1..b:
+
+        theta <- theta [(mu/theta) (a + b - sum e_i) + (s/theta) sqrt(2/pi) sum g_i] n / [a^2 + b^2 - sum (2i-1) e_i]
+
     Args:
         levels: n, at least 1.
+        signed: whether this holds for encoders, in place of `least_error`.
 
     Returns:
         A rule.
@@ -181,7 +187,8 @@ def squared_error(levels: int) -> Rule:
         InputError: for levels < 1.
         TypeError: for levels that are no integer.
 
-    Huang et al., "Differential Coding for Training-Free ANN-to-SNN Conversion", ICML 2025.
+    Huang et al., "Differential Coding for Training-Free ANN-to-SNN Conversion", ICML 2025; of signed levels, Zhang et
+    al., AAAI 2026.
     """
     levels = at_least_one("levels", levels)
 
@@ -194,7 +201,9 @@ def squared_error(levels: int) -> Rule:
     start = lambda columns: _Moments(jnp.zeros(()), jnp.zeros(columns), jnp.zeros(columns))
     found = lambda state: least_squares_threshold(state.mean, jnp.sqrt(state.variance), levels)
     pooled = lambda state, largest: found(_pooled(state, largest > 0))
-    return Rule(start, update, found, pooled=pooled, for_encoders=least_error(ENCODER_STEPS * levels))
+    of_either_sign = lambda state: least_squares_threshold(state.mean, jnp.sqrt(state.variance), levels, -levels)
+    for_encoders = Rule(start, update, of_either_sign) if signed else least_error(ENCODER_STEPS * levels)
+    return Rule(start, update, found, pooled=pooled, for_encoders=for_encoders)
 
 
 def _pooled(state: _Moments, heard: Array) -> _Moments:
@@ -204,18 +213,19 @@ def _pooled(state: _Moments, heard: Array) -> _Moments:
     return _Moments(state.count, mean, variance)
 
 
-@partial(jax.jit, static_argnames="levels")
+@partial(jax.jit, static_argnames=("levels", "lowest"))
 def least_squares_threshold(
-    mean: Float[Array, "*shape"], deviation: Float[Array, "*shape"], levels: int
+    mean: Float[Array, "*shape"], deviation: Float[Array, "*shape"], levels: int, lowest: int = 0
 ) -> Float[Array, "*shape"]:
-    """The fixed point of `squared_error` with the least error; not a number where there is none.
+    """The fixed point of `squared_error` with the least error, for counts from `lowest`, at most 0, to `levels`; not
+    a number where there is none.
 
     Iterating takes thousands of rounds at many levels and may end in a worse fixed point, so the one is
     bracketed on a grid and bisected.
     """
-    highest = jnp.maximum(mean, 0) + FARTHEST * deviation
+    highest = (jnp.abs(mean) if lowest else jnp.maximum(mean, 0)) + FARTHEST * deviation
     grid = highest[None] * jnp.geomspace(NEAREST, 1, GRID).reshape(-1, *(1,) * mean.ndim)
-    improve = lambda theta: _improved(theta, mean, deviation, levels)
+    improve = lambda theta: _improved(theta, mean, deviation, levels, lowest)
     better, errors = jax.lax.map(improve, grid)
     crosses = (better[:-1] > grid[:-1]) & (better[1:] <= grid[1:])
     best = jnp.argmin(jnp.where(crosses, errors[:-1], jnp.inf), 0)
@@ -231,13 +241,14 @@ def least_squares_threshold(
     return jnp.where(crosses.any(0), (low + high) / 2, jnp.nan)
 
 
-def _improved(theta: Array, mean: Array, deviation: Array, levels: int) -> tuple[Array, Array]:
+def _improved(theta: Array, mean: Array, deviation: Array, levels: int, lowest: int) -> tuple[Array, Array]:
     """The iteration of `squared_error`, and the squared error but for what no threshold changes."""
-    odd = (2 * jnp.arange(1, levels + 1) - 1).astype(theta.dtype).reshape(-1, *(1,) * theta.ndim)
+    odd = (2 * jnp.arange(lowest + 1, levels + 1) - 1).astype(theta.dtype).reshape(-1, *(1,) * theta.ndim)
     z = (odd * (theta / (2 * levels))[None] - mean[None]) / (np.sqrt(2) * deviation)[None]
-    above = jax.scipy.special.erfc(z)  # 1 - e_i, which keeps its digits where e_i is near 1
-    product = mean * above.mean(0) + np.sqrt(2 / np.pi) * deviation * jnp.exp(-(z**2)).mean(0)
-    square = (odd / levels**2 * above).sum(0)
+    # 1 - e_i above 0 and 1 + e_i below, which keep their digits where e_i is near 1 or -1: a and b are in them.
+    beyond = jax.scipy.special.erfc(jnp.sign(odd) * z)
+    product = mean * (jnp.sign(odd) * beyond).sum(0) + np.sqrt(2 / np.pi) * deviation * jnp.exp(-(z**2)).sum(0)
+    product, square = product / levels, (jnp.abs(odd) / levels**2 * beyond).sum(0)
     return product / square, theta * (theta * square - 2 * product)
 
 
@@ -271,10 +282,38 @@ def balance(rate: float = BALANCING_RATE, rounds: int = BALANCING_ROUNDS) -> Rul
     return Rule(jnp.zeros, update, lambda theta: theta, limits=True)
 
 
+def ltb(rate: float = 1.0) -> Rule:
+    """Local threshold balancing as its authors' code has it: each batch raises the threshold once.
+
+        theta <- theta + c mean(2 (x - theta) [x > theta])
+
+    from 0 on, c = `rate`, with the mean over all values of a column, those below the threshold among them, which
+    count as 0. What lies behind sees the batch cut off at the new threshold. `balance` has the same step, at half
+    the rate and 100 times a batch, for few batches; here the number of batches says how much is cut off, about
+    1/(2 n) of the values after n of them where the tail is exponential, so hand over the data several times:
+    `find_thresholds(ann, batches * 50, levels, method="ltb", per_channel=True)`. The authors take 1000 to 5000
+    batches of 100 and a threshold for each channel. At c > 1/2 a step may pass the largest x, at which
+    `find_thresholds` cuts it.
+
+    Args:
+        rate: c, positive.
+
+    Returns:
+        A rule.
+
+    Raises:
+        InputError: for a rate that is not positive.
+
+    Bu, Li, Yu 2024, arXiv 2409.03368.
+    """
+    return balance(rate, rounds=1)
+
+
 # A rule by name, given the levels.
 RULES: dict[str, Callable[[int], Rule]] = {
     "max": lambda levels: largest(),
     "percentile": lambda levels: percentile(),
     "mse": squared_error,
     "balance": lambda levels: balance(),
+    "ltb": lambda levels: ltb(),
 }
