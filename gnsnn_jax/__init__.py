@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gnsnn_jax.analysis.accuracy import accuracy_over_time
 from gnsnn_jax.analysis.observation import observe
 from gnsnn_jax.analysis.operations import neurobench, operations
+from gnsnn_jax.conversion.allocation import allocate_members
 from gnsnn_jax.conversion.calibrate_weights import calibrate_weights
 from gnsnn_jax.conversion.find_corrections import find_corrections
 from gnsnn_jax.conversion.find_delay import find_delay
@@ -55,6 +56,7 @@ __all__ = [
     "Site",
     "Verification",
     "accuracy_over_time",
+    "allocate_members",
     "binary_group_neuron",
     "build",
     "calibrate_weights",

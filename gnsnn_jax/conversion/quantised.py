@@ -41,7 +41,7 @@ def quantised(spiking: Callable, levels: int) -> Callable:
 
     def ann(*args, **kwargs):
         traced = spiking.traced(*args, **kwargs)
-        outputs = evaluate(*_as_graph(traced.network, traced.inputs), _activation_of(levels))
+        outputs = evaluate(*as_graph(traced.network, traced.inputs), _activation_of(levels))
         return jax.tree.unflatten(traced.structure, outputs)
 
     return ann
@@ -62,7 +62,7 @@ def depth(spiking: SpikingFunction, *args: Any) -> int:
     return max(behind.get(slot, 0) for slot in network.outputs)
 
 
-def _as_graph(found: SpikingNetwork, inputs: Sequence[Any]) -> tuple[Network, Sequence[Any], Sequence[int]]:
+def as_graph(found: SpikingNetwork, inputs: Sequence[Any]) -> tuple[Network, Sequence[Any], Sequence[int]]:
     """The network that neurons stand in, its activations with the thresholds of these."""
     operations = [*found.static, *map(_with_own_threshold, found.dynamic)]
     network = Network(found.inputs, found.outputs, found.constants, operations)
