@@ -473,7 +473,7 @@ def test_no_pass_of_cos_moves_a_count_with_memory_away_from_the_desired(simulati
         assert (errors[-1] <= errors[-2]).all()
 
 
-@pytest.mark.parametrize("calibration", CALIBRATIONS, ids=repr)
+@pytest.mark.parametrize("calibration", OFFSETS, ids=repr)
 @pytest.mark.parametrize("neuron", NEURONS, ids=repr)
 def test_saturated_neurons_are_left_alone(neuron, calibration):
     currents = jnp.broadcast_to(jnp.asarray([5.0, -5.0]), (calibration.probe_steps, 2))

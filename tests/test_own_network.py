@@ -169,7 +169,7 @@ def test_what_cannot_be_converted_is_refused_in_one_sentence_and_leaves_nothing(
         (["run", *NETWORK], "give either the run run or --network"),
         (
             [*NETWORK, "--thresholds", "mes"],
-            "unknown rule 'mes'; there are max, percentile, mse, balance; did",
+            "unknown rule 'mes'; there are max, percentile, mse, balance, ltb; did",
         ),
         ([*NETWORK, "--channel-axis", "1"], "channel_axis counts from the right and must be below 0, got 1"),
         ([*NETWORK, "--levels", "0"], "model.levels: input should be greater than or equal to 1"),

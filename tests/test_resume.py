@@ -196,7 +196,7 @@ def test_a_loss_that_is_nan_or_infinite_stops_the_run_with_its_step_and_the_last
     config = config_of()
     config = Config(config.data, config.model, config.optimizer.__class__(learning_rate=1e6), config.training)
     with pytest.raises(
-        gs.InputError, match=r"is NaN or infinite in step \d+ \(epoch 1\); the last good state is .*/state/"
+        gs.InputError, match=r"is NaN or infinite in step \d+ \(epoch \d+\); the last good state is .*/state/"
     ):
         run_experiment(tmp_path, config, dataset, time.perf_counter())
     good = max((tmp_path / "state").iterdir(), key=lambda path: int(path.name))

@@ -145,7 +145,7 @@ def test_images_of_another_shape_are_refused(shape, unchecked):
 
 
 def test_unknown_activations_are_refused():
-    with pytest.raises(gs.InputError, match="there are gelu, relu, qcfs; did you mean 'gelu'"):
+    with pytest.raises(gs.InputError, match="there are qcfs, noisy_qcfs, clip, relu, gelu; did you mean 'gelu'"):
         small_vit(activation="gelo")
 
 
