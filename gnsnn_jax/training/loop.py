@@ -259,7 +259,7 @@ def _take_step(plan: Plan, state: State, held: tuple[Array, ...], batch: tuple[A
 
 
 def train_step(plan: Plan, state: State, images: Shaped[Array, "k b H W C"], labels: Int[Array, "k b"]) -> State:
-    """One update with the mean gradient of k micro-batches, unless it or the loss is NaN or infinite."""
+    """One update with the mean gradient of k micro-batches, unless it, the loss or a norm is NaN or infinite."""
     gradient, batch_stats, found = _gradient(plan, state, images, labels)
     updates, optimizer = plan.optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -274,7 +274,9 @@ def train_step(plan: Plan, state: State, images: Shaped[Array, "k b H W C"], lab
         metrics=jax.tree.map(lambda old, new: jnp.where(is_new_epoch, 0, old) + new, state.metrics, found),
         is_finite=state.is_finite,
     )
-    is_finite = state.is_finite & jnp.isfinite(found.loss) & jnp.isfinite(optax.tree.norm(gradient))
+    # The statistics of a batch can overflow while its loss is finite.
+    of_norms = jnp.asarray([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(batch_stats)], bool).all()
+    is_finite = state.is_finite & jnp.isfinite(found.loss) & jnp.isfinite(optax.tree.norm(gradient)) & of_norms
     kept = jax.tree.map(lambda old, new: jnp.where(is_finite, new, old), state, after)
     return kept._replace(is_finite=is_finite)
 
