@@ -6,9 +6,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
 from gnsnn_jax._types import Array, Float
-from gnsnn_jax.errors import at_least_one
+from gnsnn_jax.errors import InputError, at_least_one
 from gnsnn_jax.method.neurons.base import Neuron
+from gnsnn_jax.method.neurons.run import in_state_type
 
 HOW_TO_SUBCLASS = """\
 Calibration is a base class; write a subclass:
@@ -39,6 +42,23 @@ class Calibration(ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "probe_steps", at_least_one("probe_steps", self.probe_steps))
+
+    def probed(
+        self, currents: Float[Array, "T *shape"], threshold: Float[Array, "..."] | float
+    ) -> tuple[Float[Array, "n *shape"], Array]:
+        """The currents of the probe [probe_steps, ...] and the threshold in the type of states, without gradients.
+
+        Args:
+            currents: x [T, ...].
+            threshold: [] or [C].
+
+        Raises:
+            InputError: for fewer currents than probe steps.
+        """
+        currents, threshold = in_state_type(currents, threshold)
+        if len(currents) < self.probe_steps:
+            raise InputError(f"{self.probe_steps} probe steps need as many currents, got {len(currents)}")
+        return jax.lax.stop_gradient((currents[: self.probe_steps], threshold))
 
     @abstractmethod
     def initial(

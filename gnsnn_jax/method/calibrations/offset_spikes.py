@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
-from gnsnn_jax.errors import InputError, at_least_one
+from gnsnn_jax.errors import at_least_one
 from gnsnn_jax.method.activations import align
 from gnsnn_jax.method.calibrations.base import Calibration
 from gnsnn_jax.method.neurons.base import Neuron
-from gnsnn_jax.method.neurons.run import in_state_type, initial_state, one_step
+from gnsnn_jax.method.neurons.run import initial_state, one_step
 from gnsnn_jax.xla.computed_once import computed_once
 from gnsnn_jax.xla.time_scan import short
 
@@ -72,12 +72,8 @@ class OffsetSpikes(Calibration):
             InputError: for fewer currents than probe steps and for shapes that do not broadcast.
             TypeError: for a neuron whose state has no potential.
         """
-        currents, threshold = in_state_type(currents, threshold)
-        if len(currents) < self.probe_steps:
-            raise InputError(f"{self.probe_steps} probe steps need as many currents, got {len(currents)}")
-        currents = currents[: self.probe_steps]
+        currents, threshold = self.probed(currents, threshold)
         start = initial_state(neuron, currents, threshold)
-        currents, threshold, start = jax.lax.stop_gradient((currents, threshold, start))
         shift_once = lambda _, potential: _shifted(neuron, currents, threshold, start, potential)
         helpful, own = min(self.passes, (neuron.members - neuron.lowest) * self.probe_steps), neuron.potential(start)
         return computed_once(jax.lax.fori_loop(0, helpful, shift_once, own) if helpful > 1 else shift_once(0, own))

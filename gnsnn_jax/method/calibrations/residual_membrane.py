@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
-from gnsnn_jax.errors import InputError
 from gnsnn_jax.method.activations import align
 from gnsnn_jax.method.calibrations.base import Calibration
 from gnsnn_jax.method.neurons.base import Neuron
-from gnsnn_jax.method.neurons.run import in_state_type, initial_state, run
+from gnsnn_jax.method.neurons.run import initial_state, run
 from gnsnn_jax.xla.computed_once import computed_once
 
 RESIDUE = 1e-3  # of a unit: a potential up to this counts as spikes that should not have been
@@ -56,10 +54,7 @@ class ResidualMembrane(Calibration):
             InputError: for fewer currents than probe steps and for shapes that do not broadcast.
             TypeError: for a neuron whose state has no potential.
         """
-        currents, threshold = in_state_type(currents, threshold)
-        if len(currents) < self.probe_steps:
-            raise InputError(f"{self.probe_steps} probe steps need as many currents, got {len(currents)}")
-        currents, threshold = jax.lax.stop_gradient((currents[: self.probe_steps], threshold))
+        currents, threshold = self.probed(currents, threshold)
         own = neuron.potential(initial_state(neuron, currents, threshold))
         if neuron.signed:
             return own
