@@ -3,6 +3,7 @@ a neuron over another, as in "dc+gn"."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -198,7 +199,10 @@ def names_explained() -> str:
 
 
 def _refuse_unknown(part: str, text: str) -> None:
-    meant = nearest(part, [*NEURONS, *CALIBRATIONS, *CORRECTIONS, ALL])
+    known = [*NEURONS, *CALIBRATIONS, *CORRECTIONS, ALL]
+    joined = [word for word in re.split(r"[^a-z0-9]", part) if word]
+    one_of_several = len(joined) > 1 and set(joined) <= set(known)
+    meant = f"; did you mean {'+'.join(joined)!r}?" if one_of_several else nearest(part, known)
     raise InputError(
         f"unknown neuron, calibration or correction {part!r} in method {text!r}; there are the neurons "
         f"{', '.join(NEURONS)}, the calibrations {', '.join(CALIBRATIONS)} and the corrections "
