@@ -1,5 +1,6 @@
 """Converts a trained network into spiking ones and compares them at several numbers of time-steps."""
 
+import shlex
 import sys
 from typing import Any
 
@@ -7,7 +8,7 @@ from gnsnn_jax.errors import imports_of, printable
 
 with imports_of("convert.py", __name__):
     from gnsnn_jax.data.sets import Dataset, load_dataset
-    from gnsnn_jax.method.methods import names_explained, parse_methods
+    from gnsnn_jax.method.methods import ALL, names_explained, parse_methods
     from gnsnn_jax.report.compare_methods import compare_methods
     from gnsnn_jax.report.examination import examine
     from gnsnn_jax.report.files import keep_report
@@ -92,6 +93,9 @@ def main() -> None:
     console.print(
         f"report.md, report.json, accuracy.png and converted/ are in {printable(run.directory)}", soft_wrap=True
     )
+    if ALL in separated(command.methods):
+        again = shlex.join(["python", "-m", "gnsnn_jax.report.arena", str(run.directory)])
+        console.print(f"beside networks quantised to as many levels: {printable(again)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -246,7 +246,9 @@ def test_the_arena_measures_a_run(run, arena):
     assert found.rows[1].synaptic_operations > first.synaptic_operations > first.multiply_accumulates
     assert (run / "arena.md").read_text(encoding="utf-8") == page_of(found, "arena.png")
     assert is_drawn(run / "arena.png")
-    assert arena(run, "--methods", "gn", "--steps", "1")[0] == 0
+    other = shutil.copytree(run, run.with_name("other"))
+    assert arena(run, other, "--methods", "gn", "--steps", "1")[0] == 0
+    assert [row.method for row in read_arena(other).rows] == ["GN"]
     assert sorted(path.name for path in (run / "previous-1").iterdir()) == sorted(ARENA)
     assert arena(run, "--collect", run / "all.md")[0] == 0
     assert (run / "all.md").read_text(encoding="utf-8").count("| GN |") == 1
@@ -258,7 +260,7 @@ def test_the_arena_measures_a_run(run, arena):
         (["nowhere"], "no run directory at nowhere"),
         (["RUN", "--methods", "gn", "gnn"], "did you mean 'gn'"),
         (["RUN", "--steps", "0"], "--steps must be at least 1"),
-        (["RUN", "RUN"], "one run at a time is measured"),
+        (["RUN", "nowhere"], "no run directory at nowhere"),
         (["--collect", "page.md"], "--collect takes at least one run"),
         (["RUN", "--collect", "page.md"], "holds no arena.json"),
         (["RUN", "--collect", "nowhere/page.md"], "there is no directory"),

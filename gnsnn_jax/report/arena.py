@@ -1,6 +1,6 @@
 """All methods on one network: accuracy, spikes, operations, latency and energy, beside the quantised network.
 
-python -m gnsnn_jax.report.arena [RUN] [--methods METHOD …] [--steps T …]
+python -m gnsnn_jax.report.arena [RUN …] [--methods METHOD …] [--steps T …]
 python -m gnsnn_jax.report.arena RUN … --collect PAGE
 """
 
@@ -20,13 +20,14 @@ with imports_of("arena", __name__):
     from gnsnn_jax.report.arena_pages import collect, page_of
     from gnsnn_jax.report.arena_picture import draw_arena
     from gnsnn_jax.report.arena_results import Arena, read_arena
-    from gnsnn_jax.runs.directories import ARENA, load_run, newest_run, set_aside, write_json
+    from gnsnn_jax.runs.directories import ARENA, Run, load_run, newest_run, set_aside, write_json
     from gnsnn_jax.runtime.command_line import (
         Parser,
         console,
         count,
         directory,
         file,
+        integer,
         keep_compilations,
         parse_steps,
         run_script,
@@ -38,7 +39,7 @@ with imports_of("arena", __name__):
 def parse(arguments: list[str] | None = None):
     parser = Parser(prog="arena", description=__doc__, epilog=names_explained())
     parser.add_argument(
-        "runs", nargs="*", type=directory, metavar="RUN", help="run directory of train.py (the newest under runs/)"
+        "runs", nargs="*", type=directory, metavar="RUN", help="run directories of train.py (the newest under runs/)"
     )
     parser.add_argument(
         "--methods", nargs="+", type=word, default=[ALL], metavar="METHOD",
@@ -51,6 +52,9 @@ def parse(arguments: list[str] | None = None):
     parser.add_argument("--probe-steps", type=count, help="probe steps rho of calibrations (the levels L)")
     parser.add_argument("--passes", type=count, default=1, help="passes of COS (1)")
     parser.add_argument("--thresholds", type=word, metavar="RULE", help="for ReLUs, as in convert.py (by method)")
+    parser.add_argument(
+        "--channel-axis", type=integer, metavar="AXIS", help="for ReLUs, as in convert.py (one threshold an activation)"
+    )
     parser.add_argument("--batch-size", type=count, default=256, help="samples at a time (256)")
     parser.add_argument(
         "--collect", type=file, metavar="PAGE", help="measure nothing; write what the runs hold to a Markdown page"
@@ -58,9 +62,8 @@ def parse(arguments: list[str] | None = None):
     return parser.parse_args(arguments)
 
 
-def measured(command, run_directory: Path) -> Arena:
+def measured(command, run: Run) -> Arena:
     """The arena of one run."""
-    run = load_run(run_directory)
     steps, levels = parse_steps(command.steps), run.config.model.levels
     methods = parse_methods(
         separated(command.methods),
@@ -68,6 +71,7 @@ def measured(command, run_directory: Path) -> Arena:
         probe_steps=command.probe_steps or levels,
         passes=command.passes,
         thresholds=command.thresholds,
+        channel_axis=command.channel_axis,
     )
     dataset = load_dataset(run.config.data, run.config.training.seed)
     typed = shlex.join(["python", "-m", "gnsnn_jax.report.arena", *sys.argv[1:]])
@@ -99,12 +103,10 @@ def main() -> None:
     command = parse()
     if command.collect:
         return collected(command.collect, command.runs)
-    if len(command.runs) > 1:
-        raise InputError("one run at a time is measured; --collect PAGE puts several that were into one page")
     keep_compilations()
-    run = next(iter(command.runs), None) or newest_run()
-    keep(run, measured(command, run))
-    console.print(f"{', '.join(ARENA)} are in {printable(run)}", soft_wrap=True)
+    for run in [load_run(each) for each in command.runs or [newest_run()]]:
+        keep(run.directory, measured(command, run))
+        console.print(f"{', '.join(ARENA)} are in {printable(run.directory)}", soft_wrap=True)
 
 
 if __name__ == "__main__":
