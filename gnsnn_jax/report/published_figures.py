@@ -29,6 +29,30 @@ class Published:
     source: str
 
 
+@dataclass(frozen=True)
+class PublishedSet:
+    """The size of a data set as it was published.
+
+    Attributes:
+        train: Images of its training split.
+        test: Images that accuracies are published of.
+        classes: How many.
+        side: Height and width of its images; of ImageNet, of what the networks read.
+        archives: Bytes of the files to download.
+    """
+
+    train: int
+    test: int
+    classes: int
+    side: int
+    archives: int
+
+
+SETS = {
+    "cifar10": PublishedSet(50_000, 10_000, 10, 32, 170_052_171),
+    "cifar100": PublishedSet(50_000, 10_000, 100, 32, 168_513_733),
+    "imagenet": PublishedSet(1_281_167, 50_000, 1000, 224, 147_897_477_120 + 6_744_924_160),
+}
 PUBLISHED = (
     Published("cifar10_vgg16", "if", 95.52, {2: 91.18, 4: 93.96, 8: 94.95}, QCFS_PAPER),
     Published("cifar100_vgg16", "cos", 76.28, {1: 74.24, 2: 76.03, 4: 76.26, 8: 76.52}, COS_PAPER),

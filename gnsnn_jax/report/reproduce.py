@@ -4,34 +4,47 @@ python -m gnsnn_jax.report.reproduce cifar10 --data-dir data
 python -m gnsnn_jax.report.reproduce cifar100 --stand-in --epochs 1 --recipes cifar100_resnet20
 
 A recipe that has been trained to its end is not trained again, and one that was stopped goes on: give the same command.
+The first lines estimate what that takes. Where one recipe fails, the others go on, and the table says which is missing.
 """
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 
-from gnsnn_jax.errors import InputError, extra, imports_of, nearest, printable
+from gnsnn_jax.errors import InputError, extra, imports_of, listed, printable
 
 with imports_of("reproduce", __name__), extra("report"):
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from gnsnn_jax.data.sets import Dataset, load_dataset
     from gnsnn_jax.method.methods import parse_methods
     from gnsnn_jax.report.compare_methods import compare_methods
     from gnsnn_jax.report.files import REPORT, keep_report, read_report
     from gnsnn_jax.report.machine import machine
-    from gnsnn_jax.report.published_figures import METHODS, PROBE_STEPS, STEPS
+    from gnsnn_jax.report.published_figures import METHODS, PROBE_STEPS, SETS, STEPS
+    from gnsnn_jax.report.recipes import Recipe, deviations, recipes_of, suffix_of
     from gnsnn_jax.report.report import Report
-    from gnsnn_jax.report.reproduction import HEAD, NOT_COMPARABLE, Reproduction, figures_of, page_of, rows_of
-    from gnsnn_jax.runs.directories import CONFIG, SUMMARY, check_resumed, create_run, load_run, write_json
+    from gnsnn_jax.report.reproduction import (
+        HEAD,
+        NOT_COMPARABLE,
+        DataRead,
+        Reproduction,
+        figures_of,
+        page_of,
+        rows_of,
+    )
+    from gnsnn_jax.report.training_costs import HOW, TERAFLOPS, Cost, cost_of, in_bytes, in_hours, unread
+    from gnsnn_jax.runs.directories import check_resumed, create_run, load_run, write_json
+    from gnsnn_jax.runs.stored import read_json
     from gnsnn_jax.runtime.command_line import (
+        REFUSALS,
         Interrupted,
         Parser,
         console,
@@ -39,50 +52,22 @@ with imports_of("reproduce", __name__), extra("report"):
         directory,
         integer,
         keep_compilations,
+        refusal,
         run_script,
-        separated,
         word,
     )
-    from gnsnn_jax.runtime.config import Config, Data, load_config
     from gnsnn_jax.training.experiment import run_experiment
     from gnsnn_jax.training.loop import check_experiment
 
-STAND_IN = Data("digits", image_size=32, test_fraction=0.25, validation_fraction=0.2, crop_padding=4)
-STAND_IN_BATCH = 64  # as of such a small set
-SPEED = re.compile(r"^#.*?([\d,]+) images a second on ([\w -]+)", re.MULTILINE)  # in the comments of a recipe
 BATCH = 256  # samples at a time, where networks are converted
 PACKAGES = ("jax", "flax", "optax", "numpy", "gnsnn_jax")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A configuration of configs/ with a seed.
-
-    Attributes:
-        name: Of its file, without .toml.
-        config: Its settings, those of the command in place.
-        speed: Images a second and the device, where the comments of the file state them.
-        workdir: The directory of its run.
-    """
-
-    name: str
-    config: Config
-    speed: tuple[int, str] | None
-    workdir: Path
-
-    @property
-    def is_done(self) -> bool:
-        """Whether it has been trained to its end."""
-        return (self.workdir / SUMMARY).is_file()
-
-    @property
-    def is_started(self) -> bool:
-        return (self.workdir / CONFIG).is_file()
+DATA_READ = "data.json"  # in the directory of a run
+Load = Callable[[Recipe], Dataset]
 
 
 def parse(arguments: list[str] | None = None):
     parser = Parser(prog="reproduce", description=__doc__)
-    parser.add_argument("dataset", type=word, help=" or ".join(PROBE_STEPS))
+    parser.add_argument("dataset", type=word, help=" or ".join(SETS))
     parser.add_argument("--data-dir", type=directory, help="where the prepared set is (that of TensorFlow Datasets)")
     parser.add_argument(
         "--recipes", nargs="+", type=word, metavar="NAME", help="some of configs/ (all of the data set)"
@@ -97,79 +82,79 @@ def parse(arguments: list[str] | None = None):
     parser.add_argument(
         "--workdir", type=directory, default=Path("runs/reproduce"), help="runs and table (runs/reproduce)"
     )
+    parser.add_argument(
+        "--teraflops", type=count, metavar="N",
+        help=f"useful TFLOP/s of your device, for the estimate of hours alone ({TERAFLOPS})",
+    )  # fmt: skip
     return parser.parse_args(arguments)
 
 
-def recipes_of(command) -> list[Recipe]:
-    """The recipes that the command asks for, each with each seed, in the order of their names."""
-    if command.dataset not in PROBE_STEPS:
-        raise InputError(
-            f"unknown data set {command.dataset!r}; published figures are held of {', '.join(PROBE_STEPS)}"
-            f"{nearest(command.dataset, PROBE_STEPS)}"
-        )
-    files = {path.stem: path for path in sorted(command.configs.glob(f"{command.dataset}_*.toml"))}
-    if not files:
-        raise InputError(
-            f"there is no recipe {command.dataset}_*.toml in {printable(command.configs)}; give the folder configs of "
-            "the repository by --configs"
-        )
-    names = separated(command.recipes) if command.recipes else list(files)
-    if unknown := [name for name in names if name not in files]:
-        raise InputError(
-            f"unknown recipe {unknown[0]!r} of {command.dataset}; there are {', '.join(files)}"
-            f"{nearest(unknown[0], files)}"
-        )
-    return [recipe for name in names for recipe in _with_seeds(command, files[name])]
+# What it will take.
 
 
-def _with_seeds(command, path: Path) -> list[Recipe]:
-    config, found = load_config(path), SPEED.search(path.read_text(encoding="utf-8"))
-    speed = (int(found[1].replace(",", "")), found[2]) if found else None
-    stand_in = "-stand-in" if command.stand_in else ""
-    short = f"-{command.epochs}-epochs" if command.epochs else ""
-    recipes = []
-    for seed in command.seeds or [config.training.seed]:
-        workdir = command.workdir / f"{path.stem}{stand_in}{short}-seed{seed}"
-        recipes.append(Recipe(path.stem, _changed(command, config, seed), speed, workdir))
-    return recipes
+def tell_costs(command, recipes: list[Recipe], load: Load) -> None:
+    """Prints what the recipes take, before the data set has to be there."""
+    for line in deviations(command):
+        say(f"{NOT_COMPARABLE}: {line}")
+    costs = {each.workdir: _cost_of(command, each, load) for each in recipes if not each.is_trained}
+    teraflops = command.teraflops or TERAFLOPS
+    if costs:
+        say(f"{HOW}; at {teraflops} TFLOP/s, {_whose(command)}")
+    if costs and not command.stand_in:
+        say(_size_of(command.dataset))
+    for recipe in recipes:
+        say(f"{recipe}: {takes(recipe, costs.get(recipe.workdir), teraflops)}")
+    if len(costs) > 1:
+        hours = sum(cost.hours(teraflops) for cost in costs.values())
+        disk = sum(cost.disk for cost in costs.values())
+        say(f"in all: {in_hours(hours)}, up to {in_bytes(disk)} under {printable(command.workdir)}")
 
 
-def _changed(command, config: Config, seed: int) -> Config:
-    """The settings of a recipe with those of the command in place."""
-    training = replace(config.training, seed=seed, epochs=command.epochs or config.training.epochs)
-    if command.stand_in:
-        return replace(config, data=STAND_IN, training=replace(training, batch_size=STAND_IN_BATCH))
-    where = str(command.data_dir) if command.data_dir else config.data.directory
-    return replace(config, data=replace(config.data, directory=where), training=training)
+def _cost_of(command, recipe: Recipe, load: Load) -> Cost:
+    dataset = load(recipe) if command.stand_in else unread(SETS[command.dataset], recipe.config.data)
+    return cost_of(recipe.config, dataset, PROBE_STEPS[command.dataset])
 
 
-def deviations(command) -> tuple[str, ...]:
-    """What the command changes of the recipes, in words."""
-    found = []
-    if command.stand_in:
-        found.append(f"trained on a stand-in, the digits of scikit-learn at 32x32, in place of {command.dataset}")
-    if command.epochs:
-        found.append(f"the epochs of the recipe replaced by {command.epochs}")
-    return tuple(found)
+def _whose(command) -> str:
+    if command.teraflops:
+        return "by --teraflops"
+    return (
+        "an assumption, about half of the 19.5 that an NVIDIA A100 has in float32 by its specification; --teraflops N "
+        "takes another"
+    )
 
 
-def cost_of(recipe: Recipe, dataset: Dataset) -> str:
-    """What training a recipe takes, in a line."""
+def _size_of(name: str) -> str:
+    known = SETS[name]
+    return (
+        f"{name}: {known.train:,} training images and {known.test:,} test images of {known.classes:,} classes, "
+        f"{in_bytes(known.archives)} to download, and about as much again once prepared"
+    )
+
+
+def takes(recipe: Recipe, cost: Cost | None, teraflops: int) -> str:
+    """What is left to do of a recipe and what it takes, as the end of a line."""
     if recipe.is_done:
-        return f"{recipe.name}, seed {recipe.config.training.seed}: done, is not trained again"
-    epochs = recipe.config.training.epochs
-    images = epochs * dataset.train.count
-    goes_on = "goes on: at most " if recipe.is_started else ""
-    takes = f"{goes_on}{epochs} epochs, {images:,} images; {_hours(images, recipe.speed)}"
-    return f"{recipe.name}, seed {recipe.config.training.seed}: {takes}"
+        return "done, is not trained again"
+    if cost is None:
+        return "trained, is converted"
+    epochs = f"{cost.epochs} epoch{'s' if cost.epochs > 1 else ''}"
+    at_most = "goes on: at most " if recipe.is_started else ""
+    return (
+        f"{at_most}{epochs}, {cost.images:,} images, {cost.multiply_accumulates:,} multiply-accumulates each; "
+        f"{in_hours(cost.hours(teraflops))}, up to {in_bytes(cost.disk)} of disk{_at_speed(cost.images, recipe.speed)}"
+    )
 
 
-def _hours(images: int, speed: tuple[int, str] | None) -> str:
+def _at_speed(images: int, speed: tuple[int, str] | None) -> str:
     if speed is None:
-        return "no estimate of hours, since its comments state no speed; the first epoch shows the time left"
+        return ""
     each_second, device = speed
-    hours = images / each_second / 3600
-    return f"estimate: {hours:,.2g} hours on {device}, by the {each_second:,} images a second that its comments state"
+    hours = in_hours(images / each_second / 3600)
+    return f"; {hours} on {device}, by the {each_second:,} images a second that its comments state"
+
+
+# Training and conversion.
 
 
 def trained(recipe: Recipe, dataset: Dataset) -> None:
@@ -184,10 +169,10 @@ def trained(recipe: Recipe, dataset: Dataset) -> None:
         raise Interrupted(
             f"stopped while {recipe.name} was training, with the state saved; to go on: {_typed()}", stop.status - 128
         ) from None
-    say(f"{recipe.name}: best epoch {summary.best_epoch}, test {100 * summary.test_accuracy:.2f} %")
+    say(f"{recipe}: best epoch {summary.best_epoch}, test {100 * summary.test_accuracy:.2f} %")
 
 
-def converted(recipe: Recipe, dataset: Dataset) -> Report:
+def converted(recipe: Recipe, load: Load) -> Report:
     """The report of the methods on the network of a recipe, as it was kept, or made and kept."""
     probe_steps = PROBE_STEPS[recipe.name.split("_")[0]]
     methods = parse_methods(METHODS, members=recipe.config.model.levels, probe_steps=probe_steps)
@@ -195,54 +180,126 @@ def converted(recipe: Recipe, dataset: Dataset) -> Report:
         report = read_report(recipe.workdir)
         if [each.name for each in report.methods] == [each.name for each in methods] and report.steps == list(STEPS):
             return report
-    report, networks = compare_methods(load_run(recipe.workdir), dataset, methods, STEPS, BATCH)
+    report, networks = compare_methods(load_run(recipe.workdir), load(recipe), methods, STEPS, BATCH)
     keep_report(recipe.workdir, report, {})
     for name, network in networks.items():
         network.save(recipe.workdir / "converted" / name)
     return report
 
 
+def data_read(recipe: Recipe, load: Load) -> DataRead:
+    """What the run of a recipe was trained on, as it was noted, or else noted now."""
+    path = recipe.workdir / DATA_READ
+    if not path.is_file():
+        write_json(path, DataRead.of(load(recipe)).to_json())
+    return read_json(path, DataRead, "remove it and give the same command again")
+
+
 def reproduced(command) -> Reproduction:
-    """Trains and converts whatever has not been, and gathers all figures."""
+    """Trains and converts whatever has not been, and writes the table after each recipe.
+
+    Args:
+        command: What `parse` returned.
+
+    Returns:
+        All figures, and which recipes are missing among them.
+
+    Raises:
+        InputError: where nothing can be trained and nothing has been.
+        Interrupted: after a signal, with the state of training saved.
+    """
     recipes = recipes_of(command)
-    load = cache(load_dataset)
-    datasets = {recipe.workdir: load(recipe.config.data, recipe.config.training.seed) for recipe in recipes}
-    for line in deviations(command):
-        say(f"{NOT_COMPARABLE}: {line}")
+    by_settings = cache(load_dataset)
+    load = lambda recipe: by_settings(recipe.config.data, recipe.config.training.seed)
+    tell_costs(command, recipes, load)
+    missing = refused(recipes, load)
+    reports: dict[Path, tuple[Report, DataRead]] = {}
+    waiting = [each for each in sorted(recipes, key=lambda each: not each.is_done) if each.workdir not in missing]
+    missing |= {each.workdir: "not trained yet" for each in waiting}
+    for recipe in waiting:
+        with noted(recipe, missing):
+            if not recipe.is_trained:
+                trained(recipe, load(recipe))
+            reports[recipe.workdir] = converted(recipe, load), data_read(recipe, load)
+            del missing[recipe.workdir]
+        if recipe.workdir in missing:
+            say(f"{recipe}: {missing[recipe.workdir]}")
+        keep(command, gathered(command, recipes, reports, missing))
+    return gathered(command, recipes, reports, missing)
+
+
+def refused(recipes: list[Recipe], load: Load) -> dict[Path, str]:
+    """Why recipes that are to be trained cannot be, by their directories, found before the first of them trains.
+
+    Raises InputError where these are all.
+    """
+    found: dict[Path, str] = {}
     for recipe in recipes:
-        say(cost_of(recipe, datasets[recipe.workdir]))
+        if not recipe.is_trained:
+            with noted(recipe, found):
+                check_experiment(recipe.config, load(recipe))
+    if len(found) == len(recipes):
+        raise InputError(next(iter(found.values())))
     for recipe in recipes:
-        check_experiment(recipe.config, datasets[recipe.workdir])
-    reports: dict[str, dict[int, Report]] = {}
+        if recipe.workdir in found:
+            say(f"{recipe}: {found[recipe.workdir]}")
+    return found
+
+
+@contextmanager
+def noted(recipe: Recipe, missing: dict[Path, str]) -> Iterator[None]:
+    """Within the context, an error that the user can mend is noted, so that the other recipes go on."""
+    try:
+        yield
+    except REFUSALS as error:
+        reason = refusal(error)
+        if reason is None:
+            raise
+        missing[recipe.workdir] = reason
+
+
+# The table.
+
+
+def gathered(
+    command, recipes: list[Recipe], reports: dict[Path, tuple[Report, DataRead]], missing: dict[Path, str]
+) -> Reproduction:
+    """The figures of the recipes that there are reports of, and which are missing."""
+    sets = dict.fromkeys(read for _, read in reports.values())
+    others = [] if command.stand_in else [each.difference(command.dataset) for each in sets]
+    changes = (*deviations(command), *(each for each in others if each))
+    by_name: dict[str, dict[int, Report]] = {}
     for recipe in recipes:
-        trained(recipe, datasets[recipe.workdir])
-        of_recipe = reports.setdefault(recipe.name, {})
-        of_recipe[recipe.config.training.seed] = converted(recipe, datasets[recipe.workdir])
-    changes = deviations(command)
+        if recipe.workdir in reports:
+            by_name.setdefault(recipe.name, {})[recipe.config.training.seed] = reports[recipe.workdir][0]
     return Reproduction(
         dataset=command.dataset,
-        trained_on="a stand-in" if command.stand_in else command.dataset,
+        trained_on="a stand-in" if command.stand_in else "another set of that name" if any(others) else command.dataset,
         deviations=changes,
         command=_typed(),
         date=f"{datetime.now():%Y-%m-%d}",
         machine=machine(PACKAGES),
-        figures=tuple(each for name, found in reports.items() for each in figures_of(name, found, not changes)),
+        figures=tuple(each for name, found in by_name.items() for each in figures_of(name, found, not changes)),
+        missing=tuple(f"{each}: {missing[each.workdir]}" for each in recipes if each.workdir in missing),
     )
 
 
-def keep(command, found: Reproduction) -> Path:
-    """Writes the table as JSON and Markdown under the work directory; returns the page."""
-    stem = f"{command.dataset}{'-stand-in' if command.stand_in else ''}"
-    command.workdir.mkdir(parents=True, exist_ok=True)
-    write_json(command.workdir / f"{stem}.json", found.to_json())
-    page = command.workdir / f"{stem}.md"
+def keep(command, found: Reproduction) -> None:
+    """Writes the table as JSON and Markdown under the work directory."""
+    page = page_path(command)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_json(page.with_suffix(".json"), found.to_json())
     page.write_text(page_of(found), encoding="utf-8")
-    return page
+
+
+def page_path(command) -> Path:
+    return command.workdir / f"{command.dataset}{suffix_of(command)}.md"
 
 
 def show(found: Reproduction) -> None:
     """Prints the table."""
-    shown = Table(*HEAD, title=f"{NOT_COMPARABLE}: {'; '.join(found.deviations)}" if found.deviations else None)
+    columns = (Column(each, overflow="fold") for each in HEAD)
+    shown = Table(*columns, title=f"{NOT_COMPARABLE}: {'; '.join(found.deviations)}" if found.deviations else None)
     for row in rows_of(found):
         shown.add_row(*row)
     console.print(shown)
@@ -260,9 +317,13 @@ def main() -> None:
     command = parse()
     keep_compilations()
     found = reproduced(command)
-    page = keep(command, found)
     show(found)
-    say(f"the table is in {printable(page)}")
+    say(f"the table is in {printable(page_path(command))}")
+    if found.missing:
+        raise InputError(
+            f"not in the table: {listed(found.missing, separator='; ')}; mend that and give the same command again, "
+            "which keeps what is done"
+        )
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from gnsnn_jax.data.sets import Dataset
 from gnsnn_jax.report.machine import in_words
 from gnsnn_jax.report.markdown import table
-from gnsnn_jax.report.published_figures import PUBLISHED, published
+from gnsnn_jax.report.published_figures import PUBLISHED, SETS, published
 from gnsnn_jax.report.report import Report
 
 ANN = "ANN"
@@ -51,6 +52,38 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class DataRead:
+    """The size of the data that a run was trained and tested on.
+
+    Attributes:
+        train: Images of the training split, those held out for validation included.
+        test: Images of the test split.
+        classes: How many.
+    """
+
+    train: int
+    test: int
+    classes: int
+
+    @staticmethod
+    def of(dataset: Dataset) -> DataRead:
+        return DataRead(dataset.train.count + dataset.validation.count, dataset.test.count, dataset.num_classes)
+
+    def to_json(self) -> dict[str, int]:
+        return asdict(self)
+
+    def difference(self, name: str) -> str | None:
+        """In words, how it differs in size from the published set of a name; None where it does not."""
+        known = SETS[name]
+        if (self.train, self.test, self.classes) == (known.train, known.test, known.classes):
+            return None
+        return (
+            f"the set named {name} has {self.train:,} training and {self.test:,} test images of {self.classes} "
+            f"classes, where the published one has {known.train:,} and {known.test:,} of {known.classes}"
+        )
+
+
+@dataclass(frozen=True)
 class Reproduction:
     """All figures of one data set.
 
@@ -62,6 +95,7 @@ class Reproduction:
         date: The day, as 2026-11-29.
         machine: Processor, device and versions.
         figures: By recipe, method and T.
+        missing: The recipes that there are no figures of, each with the reason.
     """
 
     dataset: str
@@ -71,6 +105,7 @@ class Reproduction:
     date: str
     machine: dict[str, str]
     figures: tuple[Figure, ...]
+    missing: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns what reproduction.json holds; `from_json` reads it."""
@@ -81,7 +116,8 @@ class Reproduction:
         """Returns what `to_json` was called on, also where JSON turned its tuples to lists and its keys to text."""
         by_seed = lambda figure: {int(seed): value for seed, value in figure["measured"].items()}
         figures = tuple(Figure(**figure | {"measured": by_seed(figure)}) for figure in content["figures"])
-        return Reproduction(**{**content, "deviations": tuple(content["deviations"]), "figures": figures})
+        texts = {name: tuple(content[name]) for name in ("deviations", "missing")}
+        return Reproduction(**{**content, **texts, "figures": figures})
 
 
 def figures_of(recipe: str, reports: Mapping[int, Report], compared: bool) -> list[Figure]:
@@ -131,6 +167,12 @@ def _measured(values: Sequence[float]) -> str:
     return f"{fmean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
+def _title(found: Reproduction) -> str:
+    """Says at once where a page is of a trial of the command alone."""
+    what = f"{found.dataset}, trained on {found.trained_on}"
+    return f"# A trial of the command, no reproduction: {what}" if found.deviations else f"# {what}"
+
+
 def page_of(found: Reproduction) -> str:
     """Writes a reproduction as Markdown.
 
@@ -141,11 +183,15 @@ def page_of(found: Reproduction) -> str:
         The text of the page.
     """
     parts = [
-        f"# {found.dataset}, trained on {found.trained_on}",
+        _title(found),
+        *([f"**{NOT_COMPARABLE.capitalize()}**: {'; '.join(found.deviations)}."] if found.deviations else []),
         f"{found.date}; {in_words(found.machine)}.",
         f"```\n{found.command}\n```",
-        *([f"**{NOT_COMPARABLE.capitalize()}**: {'; '.join(found.deviations)}."] if found.deviations else []),
-        table(HEAD, rows_of(found)),
+        "\n".join(["Not in the table:\n", *(f"- {each}" for each in found.missing)]) if found.missing else "",
+        table(HEAD, rows_of(found)) if found.figures else "",
+        "ANN is the network that was trained, IF, GN and COS are what it converts to, at T time-steps; COS takes ρ "
+        "more before these. – stands where nothing is published or nothing may be compared, and the difference is in "
+        "percentage points.",
         "Test accuracy, the mean over seeds and their standard deviation where there are several. The best epoch is "
         "chosen on a part of the training split, where the authors chose it on the test split.",
         "\n".join(f"- {source}" for source in dict.fromkeys(each.source for each in found.figures) if source),

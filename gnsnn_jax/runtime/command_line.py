@@ -27,6 +27,7 @@ LONGEST_LINE = 3000  # characters that are printed of a message, whatever was pu
 _DOES_NOT_SUFFICE = "does not suffice; lower the batch size, the steps or the size of the images"
 _INTEGER, _MOST_DIGITS = re.compile(r"[+-]?[0-9]+(_[0-9]+)*"), 100  # as TOML has them
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSALS = (InputError, OSError, MemoryError, jax.errors.JaxRuntimeError)  # of which `refusal` tells a sentence
 
 
 class Interrupted(Exception):
@@ -137,27 +138,29 @@ def run_script(name: str, main: Callable[[], None]) -> int:
     """
     try:
         main()
-    except InputError as error:
-        return _refused(name, str(error))
     except Interrupted as stop:
         return _end(f"{name}: {stop}", stop.status)
-    except OSError as error:
-        if error.filename is None and error.errno not in NO_ROOM:
+    except REFUSALS as error:
+        reason = refusal(error)
+        if reason is None:
             raise
-        return _refused(name, f"{error.strerror}: {printable(error.filename)}" if error.filename else error.strerror)
-    except MemoryError:
-        return _refused(name, f"the memory of this machine {_DOES_NOT_SUFFICE}")
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return _refused(name, f"the memory of the device {_DOES_NOT_SUFFICE}")
+        return _end(f"{name}: error: {reason}", 2)
     except KeyboardInterrupt:
         return _end(f"{name}: interrupted", 130)
     return 0
 
 
-def _refused(name: str, reason: str) -> int:
-    return _end(f"{name}: error: {reason}", 2)
+def refusal(error: Exception) -> str | None:
+    """What went wrong in one sentence, where the user can mend it; None for any other error."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in NO_ROOM):
+        return f"{error.strerror}: {printable(error.filename)}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return f"the memory of this machine {_DOES_NOT_SUFFICE}"
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        return f"the memory of the device {_DOES_NOT_SUFFICE}"
+    return None
 
 
 def _end(message: str, status: int) -> int:
