@@ -1,17 +1,23 @@
 """Reproduction in one command: what it costs, what it trains once, and what it compares."""
 
 import json
+import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from conftest import ROOT
+from killed import stop
+from prepared_sets import encoded, write_set
 
 import gnsnn_jax as gs
 from gnsnn_jax.report import recipes, reproduce
@@ -19,6 +25,7 @@ from gnsnn_jax.report.published_figures import METHODS, PROBE_STEPS, PUBLISHED, 
 from gnsnn_jax.report.report import MethodResult, Report
 from gnsnn_jax.report.reproduction import DataRead, Reproduction, figures_of, page_of, rows_of
 from gnsnn_jax.report.training_costs import cost_of, in_bytes, in_hours, unread
+from gnsnn_jax.runs import checkpoints
 from gnsnn_jax.runs.directories import write_json
 from gnsnn_jax.runtime.command_line import Interrupted, run_script
 from gnsnn_jax.runtime.config import Data, load_config
@@ -392,6 +399,66 @@ def test_tables_of_trials_do_not_replace_those_of_reproductions(configs):
     pages = [["cifar100"], ["cifar100", "--epochs", "1"], ["cifar100", "--stand-in"]]
     names = [reproduce.page_path(reproduce.parse(given)).name for given in pages]
     assert names == ["cifar100.md", "cifar100-1-epochs.md", "cifar100-stand-in.md"]
+
+
+# A real process.
+
+
+def write_cifar10(directory):
+    """Noise in the form of CIFAR-10 as it is prepared: few images of 8x8."""
+    noise = np.random.default_rng(0)
+    examples = lambda count: (
+        {"image": encoded(noise.integers(0, 256, (8, 8, 3), np.uint8)), "label": number % 10} for number in range(count)
+    )
+    features = {"image": tfds.features.Image(shape=(8, 8, 3)), "label": tfds.features.ClassLabel(num_classes=10)}
+    write_set(directory, {"train": examples(160), "test": examples(32)}, features, name="cifar10", version="3.0.2")
+
+
+SAVED_OFTEN = """
+[data]
+name = "cifar10"
+flip = true
+validation_fraction = 0.2
+[model]
+name = "resnet10"
+levels = 2
+[training]
+epochs = 2
+batch_size = 16
+save_seconds = 0.0
+"""
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_while_it_trains_goes_on_to_the_same_table(tmp_path):
+    write_cifar10(tmp_path / "data")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "cifar10_tiny.toml").write_text(SAVED_OFTEN)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}  # so that each program compiles once
+
+    def start(workdir):
+        command = [sys.executable, "-m", "gnsnn_jax.report.reproduce", "cifar10", "--data-dir", "data"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([*command, "--workdir", workdir], cwd=tmp_path, env=environment, **pipes)
+
+    runs = [tmp_path / name / "cifar10_tiny-seed0" for name in ("killed", "undisturbed")]
+    process = start("killed")
+    stop(process, runs[0], signal.SIGKILL, 11, 0)
+    assert process.returncode == -signal.SIGKILL
+    assert not (runs[0] / "summary.json").exists()
+    for name in ("killed", "undisturbed"):
+        process = start(name)
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert (name == "killed") == ("cifar10_tiny, seed 0: goes on: at most 2 epochs" in output)
+        went_on = re.search(r"going on after step (\d+) of 16", output)
+        assert (name == "killed") == (went_on is not None and 11 <= int(went_on[1]) < 16), output
+    killed, undisturbed = (json.loads((tmp_path / run.parent.name / "cifar10.json").read_text()) for run in runs)
+    assert killed["figures"] == undisturbed["figures"]
+    assert killed["deviations"] == undisturbed["deviations"]
+    weights = [(run / "checkpoints").iterdir() for run in runs]
+    for one, other in zip(*map(sorted, weights), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, *(checkpoints.load(path)[0] for path in (one, other)))
 
 
 def test_a_run_with_other_settings_is_not_taken_for_this_one(call, configs):

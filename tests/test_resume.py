@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from killed import stop
 from pictures import is_drawn
 from tensorboardX.proto.event_pb2 import Event
 
@@ -56,16 +57,6 @@ def finished(process):
 def undisturbed(place):
     finished(start(place, "undisturbed"))
     return place / "undisturbed"
-
-
-def stop(process, workdir, number, step, pause):
-    """Sends a signal once the state of a step has been saved, and a little later."""
-    newest = lambda: max((int(path.name) for path in (workdir / "state").glob("*") if path.name.isdigit()), default=-1)
-    while newest() < step and process.poll() is None:
-        time.sleep(0.001)
-    time.sleep(pause)
-    process.send_signal(number)
-    return process.communicate(timeout=300)
 
 
 def without_time(workdir):

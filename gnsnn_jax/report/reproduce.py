@@ -298,7 +298,7 @@ def page_path(command) -> Path:
 
 def show(found: Reproduction) -> None:
     """Prints the table."""
-    columns = (Column(each, overflow="fold") for each in HEAD)
+    columns = (Column(each, no_wrap=each in HEAD[:2], overflow="fold") for each in HEAD)
     shown = Table(*columns, title=f"{NOT_COMPARABLE}: {'; '.join(found.deviations)}" if found.deviations else None)
     for row in rows_of(found):
         shown.add_row(*row)
