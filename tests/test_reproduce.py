@@ -211,7 +211,8 @@ def test_the_first_lines_tell_the_cost_before_the_data_are_there(call, two_recip
 
 
 def test_hours_and_bytes_in_words():
-    assert [in_hours(hours) for hours in (0.05, 1.26, 12.0, 1441.4)] == [
+    assert [in_hours(hours) for hours in (0.01, 0.05, 1.26, 12.0, 1441.4)] == [
+        "less than a minute",
         "3 minutes",
         "1.3 hours",
         "12 hours",
@@ -231,6 +232,8 @@ def test_settings_of_the_command_replace_those_of_the_recipes(configs, tmp_path)
     assert stand_in[0].workdir.name == "cifar100_tiny-stand-in-2-epochs-seed1"
     assert stand_in[0].config.data.name == "digits"
     assert (stand_in[0].config.training.epochs, stand_in[0].config.model.levels) == (2, 2)
+    in_parts = recipes.recipes_of(reproduce.parse([*given, "--micro-batches", "4"]))
+    assert [each.config.optimizer.micro_batches for each in (*found, *in_parts)] == [1, 1, 4, 4]
 
 
 @pytest.mark.slow

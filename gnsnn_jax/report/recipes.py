@@ -100,6 +100,8 @@ def suffix_of(command: Namespace) -> str:
 def _changed(command: Namespace, config: Config, seed: int) -> Config:
     """The settings of a recipe with those of the command in place."""
     training = replace(config.training, seed=seed, epochs=command.epochs or config.training.epochs)
+    parts = command.micro_batches or config.optimizer.micro_batches
+    config = replace(config, optimizer=replace(config.optimizer, micro_batches=parts))
     if command.stand_in:
         return replace(config, data=STAND_IN, training=replace(training, batch_size=STAND_IN_BATCH))
     where = str(command.data_dir) if command.data_dir else config.data.directory

@@ -78,6 +78,10 @@ def parse(arguments: list[str] | None = None):
         "--stand-in", action="store_true",
         help="train on the digits of scikit-learn at 32x32 instead; tries the command, and nothing is compared",
     )  # fmt: skip
+    parser.add_argument(
+        "--micro-batches", type=count, metavar="N",
+        help="parts of each batch of the recipes, one after the other, where it does not fit into memory",
+    )  # fmt: skip
     parser.add_argument("--configs", type=directory, default=Path("configs"), help="where the recipes are (configs)")
     parser.add_argument(
         "--workdir", type=directory, default=Path("runs/reproduce"), help="runs and table (runs/reproduce)"

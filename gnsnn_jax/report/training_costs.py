@@ -101,6 +101,8 @@ def unread(known: PublishedSet, settings: Data) -> Dataset:
 
 def in_hours(hours: float) -> str:
     """Hours, or minutes where it is less than one."""
+    if hours < 1 / 60:
+        return "less than a minute"
     return f"{60 * hours:.2g} minutes" if hours < 1 else f"{hours:,.{int(hours < 10)}f} hours"
 
 
