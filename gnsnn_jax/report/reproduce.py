@@ -217,6 +217,7 @@ def reproduced(command) -> Reproduction:
     load = lambda recipe: by_settings(recipe.config.data, recipe.config.training.seed)
     tell_costs(command, recipes, load)
     missing = refused(recipes, load)
+    tell_other_sets(command, [each for each in recipes if not each.is_trained and each.workdir not in missing], load)
     reports: dict[Path, tuple[Report, DataRead]] = {}
     waiting = [each for each in sorted(recipes, key=lambda each: not each.is_done) if each.workdir not in missing]
     missing |= {each.workdir: "not trained yet" for each in waiting}
@@ -248,6 +249,14 @@ def refused(recipes: list[Recipe], load: Load) -> dict[Path, str]:
         if recipe.workdir in found:
             say(f"{recipe}: {found[recipe.workdir]}")
     return found
+
+
+def tell_other_sets(command, recipes: list[Recipe], load: Load) -> None:
+    """Prints, before recipes train, where their data are not the published ones."""
+    if not command.stand_in:
+        found = (DataRead.of(load(recipe)).difference(command.dataset) for recipe in recipes)
+        for line in dict.fromkeys(filter(None, found)):
+            say(f"{NOT_COMPARABLE}: {line}")
 
 
 @contextmanager
