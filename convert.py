@@ -87,8 +87,8 @@ def main() -> None:
     if command.weights or command.network:
         keep_import(run, command)
     in_first(lambda: keep_report(run.directory, report, behaviours))
-    for name, network in networks.items():
-        network.save(run.directory / "converted" / name)
+    for name, each in networks.items():
+        each[-1].save(run.directory / "converted" / name)
     print_report(report, console)
     console.print(
         f"report.md, report.json, accuracy.png and converted/ are in {printable(run.directory)}", soft_wrap=True

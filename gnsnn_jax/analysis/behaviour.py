@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
 
@@ -105,7 +106,8 @@ class Behaviour:
 
     `layer_events` are by name the values that are not zero times their connections: once for layers that are
     evaluated once, at each step for those that read spikes averaged or added up. `picks` are the spikes that leave
-    operations such as max-pooling.
+    operations such as max-pooling. `at_fewer` holds, by T, what a conversion for T steps did, where that is not how
+    this one begins.
     """
 
     connections: Connections
@@ -115,6 +117,11 @@ class Behaviour:
     steps: tuple[int, ...]
     probe_steps: int
     picks: tuple[Picked, ...] = ()
+    at_fewer: Mapping[int, Behaviour] = field(default_factory=dict)
+
+    def at(self, steps: int) -> Behaviour:
+        """What the conversion for so many steps did: this one's behaviour, or another's that has it."""
+        return self.at_fewer.get(steps, self)
 
     @property
     def neurons(self) -> int:

@@ -63,6 +63,7 @@ class NeuroBench(NamedTuple):
 
 def operations(behaviour: Behaviour, steps: int) -> Operations:
     """The operations of one sample in so many steps, with those of the probe, from what `observe` found."""
+    behaviour = behaviour.at(steps)
     connections, executed = behaviour.connections, _executed_steps(behaviour, steps)
     populations, sources = behaviour.populations, _sources(behaviour)
     total = lambda kind, of: sum(_executed(behaviour, getattr(each.spikes, kind), steps) for each in of)
@@ -79,6 +80,7 @@ def operations(behaviour: Behaviour, steps: int) -> Operations:
 
 def neurobench(behaviour: Behaviour, steps: int) -> NeuroBench:
     """NeuroBench's metrics of one sample in so many steps, from what `observe` found."""
+    behaviour = behaviour.at(steps)
     connections, executed = behaviour.connections, _executed_steps(behaviour, steps)
     ones = lambda of: [each for each in of if each.members == 1]
     several = lambda of: [each for each in of if each.members != 1]

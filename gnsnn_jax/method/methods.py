@@ -99,6 +99,12 @@ class Method:
             return self.thresholds or "balance"
         return self.thresholds or ("percentile" if self.correction else "mse")
 
+    @property
+    def serves_fewer_steps(self) -> bool:
+        """Whether what a conversion for T steps sends first is what one for fewer steps sends: not where neurons wait
+        for all currents, nor where a correction was found for exactly T steps."""
+        return not self.neuron.layerwise and (self.correction is None or self.correction.holds_before)
+
     def levels(self, steps: int) -> int:
         """Steps of the staircase that thresholds are to fit, if at most `steps` time-steps are asked for.
 

@@ -107,9 +107,8 @@ class _Measured:
 
 
 def parts_of(method: Method, steps: Sequence[int]) -> list[Sequence[int]]:
-    """The numbers of steps that one conversion serves: all, or each by itself where a correction is for so many."""
-    correction = method.correction
-    return [steps] if correction is None or correction.holds_before else [[t] for t in steps]
+    """The numbers of steps that one conversion serves: all, or each by itself."""
+    return [steps] if method.serves_fewer_steps else [[t] for t in steps]
 
 
 def _joined(parts: Sequence[_Measured]) -> _Measured:
@@ -121,9 +120,9 @@ def _measured(
     run: Run, dataset: Dataset, method: Method, steps: Sequence[int], batch_size: int, known: _QuantisedNetworks
 ) -> _Measured:
     report, networks = compare_methods(run, dataset, [method], steps, batch_size)
-    (network,), (result,) = networks.values(), report.methods
-    looked_at = sorted({*steps, *([method.probe_steps] if method.probe_steps else [])})
-    behaviour = behaviours_of({method.name: network}, dataset, looked_at, batch_size, compare=False)[method.name]
+    ((network,),), (result,) = networks.values(), report.methods
+    probes = [method.probe_steps] if method.probe_steps else []
+    behaviour = behaviours_of({method.name: [network]}, dataset, steps, batch_size, probes, compare=False)[method.name]
     example = jax.ShapeDtypeStruct((1, *network.image_shape), np.float32)
     deep = depth(network.spiking(1), network.variables, example)
     samples = max(

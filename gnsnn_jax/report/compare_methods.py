@@ -30,7 +30,7 @@ def compare_methods(
     steps: Sequence[int],
     batch_size: int,
     confidence: float | None = None,
-) -> tuple[Report, dict[str, ConvertedNetwork]]:
+) -> tuple[Report, dict[str, list[ConvertedNetwork]]]:
     """Converts the network of a run by each method and evaluates all of them on the test split.
 
     Args:
@@ -42,22 +42,23 @@ def compare_methods(
         confidence: If given, the report has the accuracy and latency of samples that stop at this confidence.
 
     Returns:
-        The report, and the converted networks by the names of their directories.
+        The report, and by the names of their directories the converted networks: of each method one, or one for each
+        T in increasing order where it does not serve fewer steps.
 
     Raises:
         InputError: if a threshold rule or a channel axis is given for activations with thresholds of their own.
     """
     prepare = partial(normalise, to=dataset.statistics)
     converted = _convert_all(run, dataset, methods, steps[-1], batch_size)
-    networks = {network.method.name.lower(): network for network in converted}
+    for_each_t = partial(
+        _for_each_t, dataset=dataset, seed=run.config.training.seed, batch_size=batch_size, steps=steps
+    )
+    networks = {network.method.name.lower(): for_each_t(network) for network in converted}
     first, results = converted[0], []
     with progress_bar() as bar:
-        for network in networks.values():
-            evaluations = [
-                _evaluate(each, dataset, prepare, each.steps, batch_size, bar)
-                for each in _for_each_horizon(network, dataset, run.config.training.seed, batch_size, steps)
-            ]
-            results.append((network.method, _joined(evaluations)))
+        for each in networks.values():
+            evaluations = [_evaluate(network, dataset, prepare, network.steps, batch_size, bar) for network in each]
+            results.append((each[-1].method, _joined(evaluations)))
     # The ANN with the same folded weights, so that rounding does not count as disagreement.
     report = make_report(
         dataset=dataset.name,
@@ -97,13 +98,11 @@ def _convert_all(
     return with_corrections(networks, dataset, run.config.training.seed, batch_size)
 
 
-def _for_each_horizon(
+def _for_each_t(
     network: ConvertedNetwork, dataset: Dataset, seed: int, batch_size: int, steps: Sequence[int]
 ) -> list[ConvertedNetwork]:
-    """The network, once for each T where what its neurons send at T steps does not begin as at more, as those do that
-    wait for all of them, or where a correction that was found for T steps does not hold for fewer."""
-    correction = network.method.correction
-    if not network.method.neuron.layerwise and (correction is None or correction.holds_before):
+    """The network, once for each T where its method does not serve fewer steps."""
+    if network.method.serves_fewer_steps:
         return [network]
     shorter = [replace(network, steps=each, corrections=None) for each in steps[:-1]]
     return [*with_corrections(shorter, dataset, seed, batch_size), network]

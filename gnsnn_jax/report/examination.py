@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -29,7 +30,7 @@ EXAMINED_SAMPLES = 1000  # of a test split, evenly spread over it
 
 def examine(
     report: Report,
-    networks: Mapping[str, ConvertedNetwork],
+    networks: Mapping[str, Sequence[ConvertedNetwork]],
     dataset: Dataset,
     steps: Sequence[int],
     batch_size: int,
@@ -38,7 +39,7 @@ def examine(
 
     Args:
         report: The report of these networks.
-        networks: At least one converted network, by the name of its directory.
+        networks: What `compare_methods` returned beside it, of at least one method.
         dataset: The data set whose test split the samples come from.
         steps: The numbers of time-steps of the report.
         batch_size: The number of samples of one batch.
@@ -48,13 +49,13 @@ def examine(
         method and, for the same neurons without calibration, by `before_name`. If the connections of a network
         cannot be counted, the analysis of the report gives the reason, and there are no behaviours.
     """
-    network = next(iter(networks.values()))
+    network = next(iter(networks.values()))[-1]
     analog = _analog(network)
     try:
         behaviours = _observed(networks, dataset, steps, batch_size)
     except InputError as error:
         return replace(report, analysis=NotExamined(str(error), analog)), {}
-    methods = {each.method.name: each.method for each in networks.values()}
+    methods = {each[-1].method.name: each[-1].method for each in networks.values()}
     return extend_report(report, methods, behaviours, analog), behaviours
 
 
@@ -84,30 +85,33 @@ def extend_report(
 
 
 def _observed(
-    networks: Mapping[str, ConvertedNetwork], dataset: Dataset, steps: Sequence[int], batch_size: int
+    networks: Mapping[str, Sequence[ConvertedNetwork]], dataset: Dataset, steps: Sequence[int], batch_size: int
 ) -> dict[str, Behaviour]:
     """The behaviours by name, those before calibrations too."""
-    simulated = {network.method.name: network for network in networks.values()}
-    calibrated = [network for network in networks.values() if network.method.calibration]
-    simulated |= {before_name(each.method): without_calibration(each) for each in calibrated}
-    looked_at = sorted({*steps, *(each.method.probe_steps for each in simulated.values() if each.method.probe_steps)})
-    return behaviours_of(simulated, dataset, looked_at, batch_size)
+    simulated = {each[-1].method.name: each for each in networks.values()}
+    calibrated = [each for each in networks.values() if each[-1].method.calibration]
+    simulated |= {before_name(each[-1].method): [*map(without_calibration, each)] for each in calibrated}
+    probes = {each[-1].method.probe_steps for each in calibrated}
+    return behaviours_of(simulated, dataset, steps, batch_size, probes)
 
 
 def behaviours_of(
-    simulated: Mapping[str, ConvertedNetwork],
+    simulated: Mapping[str, Sequence[ConvertedNetwork]],
     dataset: Dataset,
     steps: Sequence[int],
     batch_size: int,
+    probe_steps: Iterable[int] = (),
     compare: bool = True,
 ) -> dict[str, Behaviour]:
     """Observes networks on at most EXAMINED_SAMPLES of the test split; two that do the same are observed once.
 
     Args:
-        simulated: At least one converted network, by names of any kind.
+        simulated: Converted networks of at least one method, by names of any kind: one, or one for each T in
+            increasing order where the method does not serve fewer steps.
         dataset: The data set whose test split the samples come from.
-        steps: The numbers of time-steps to look at, in increasing order.
+        steps: The numbers of time-steps to look at.
         batch_size: The number of samples of one batch.
+        probe_steps: Of calibrations, to be looked at too.
         compare: Whether to compare rates with the activations of the network, besides counting.
 
     Returns:
@@ -117,25 +121,37 @@ def behaviours_of(
         InputError: if the connections of a network cannot be counted.
     """
     samples = min(dataset.test.count, EXAMINED_SAMPLES)
-    variables = devices.replicate(next(iter(simulated.values())).variables)
+    variables = devices.replicate(next(iter(simulated.values()))[-1].variables)
     behaviours: dict[str, Behaviour] = {}
     with progress_bar() as bar:
         for name, each in simulated.items():
-            if same := next((done for done in behaviours if is_same(simulated[done], each)), None):
+            if same := next((done for done in behaviours if are_same(simulated[done], each)), None):
                 behaviours[name] = behaviours[same]
                 continue
-            task = bar.add_task(f"{name:>8}", total=samples, note="spikes, operations, errors")
-            behaviours[name] = observe_present(
-                each.spiking(steps[-1]),
-                _batches(dataset, samples, batch_size),
-                variables=variables,
-                steps=steps,
-                compare=compare,
-                connections=next((found.connections for found in behaviours.values()), None),
-                sharding=devices.on_all(),
-                on_batch=partial(bar.advance, task),
-            )
+            known, found = next((done.connections for done in behaviours.values()), None), {}
+            for network in each:
+                looked_at = _looked_at(network, steps, probe_steps)
+                task = bar.add_task(f"{name:>8}", total=samples, note="spikes, operations, errors")
+                found[network.steps] = observe_present(
+                    network.spiking(looked_at[-1]),
+                    _batches(dataset, samples, batch_size),
+                    variables=variables,
+                    steps=looked_at,
+                    compare=compare,
+                    connections=known,
+                    sharding=devices.on_all(),
+                    on_batch=partial(bar.advance, task),
+                )
+                known = found[network.steps].connections
+            longest = found.pop(each[-1].steps)
+            behaviours[name] = replace(longest, at_fewer=found)
     return behaviours
+
+
+def _looked_at(network: ConvertedNetwork, steps: Iterable[int], probe_steps: Iterable[int]) -> list[int]:
+    """At which steps: those of its own T alone where the neurons wait for all of them."""
+    own = steps if network.method.serves_fewer_steps else [network.steps]
+    return sorted({*own} if network.method.neuron.layerwise else {*own, *probe_steps})
 
 
 def _analog(network: ConvertedNetwork) -> tuple[str, ...]:
@@ -154,11 +170,21 @@ def without_calibration(network: ConvertedNetwork) -> ConvertedNetwork:
     return replace(network, method=replace(network.method, calibration=None))
 
 
-def is_same(one: ConvertedNetwork, other: ConvertedNetwork) -> bool:
-    """Returns whether two conversions of one network have equal neurons, calibrations and thresholds."""
+def are_same(ones: Sequence[ConvertedNetwork], others: Sequence[ConvertedNetwork]) -> bool:
+    """Returns whether conversions of one network have equal neurons, calibrations, thresholds and corrections."""
+    return len(ones) == len(others) and all(map(_is_same, ones, others))
+
+
+def _is_same(one: ConvertedNetwork, other: ConvertedNetwork) -> bool:
     kind = lambda method: (method.neuron, method.calibration)
-    equal = lambda one, other: one.keys() == other.keys() and all(map(np.array_equal, one.values(), other.values()))
-    return kind(one.method) == kind(other.method) and equal(one.thresholds or {}, other.thresholds or {})
+    found = lambda network: (network.thresholds or {}, network.corrections or {})
+    return kind(one.method) == kind(other.method) and _are_equal(found(one), found(other))
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether two trees hold the same arrays."""
+    same_structure = operator.eq(*map(jax.tree.structure, (one, other)))
+    return same_structure and all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
 @dataclass(frozen=True)

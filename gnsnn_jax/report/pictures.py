@@ -168,12 +168,12 @@ def draw_rates(behaviours: Mapping[str, Behaviour], steps: Sequence[int], path: 
     panels = figure.subplots(len(chosen), len(behaviours), sharex=True, sharey=True, squeeze=False)
     for column, (name, behaviour) in enumerate(behaviours.items()):
         for row, place in enumerate(chosen):
-            axes, population = panels[row, column], behaviour.populations[place]
+            axes, name_of_site = panels[row, column], behaviour.populations[place].name
             axes.plot([0, 1], [0, 1], color="0.3", linestyle="--", linewidth=1, label="equal")
             for order, t in enumerate(steps):
                 look = {"color": COLOURS[order], "marker": MARKERS[order], "label": f"T = {t}"}
-                _draw_pairs(axes, *population.pairs[t], look | line_style(order))
-            axes.set_title(f"{name}, {population.name}", loc="left", fontsize=8)
+                _draw_pairs(axes, *behaviour.at(t).populations[place].pairs[t], look | line_style(order))
+            axes.set_title(f"{name}, {name_of_site}", loc="left", fontsize=8)
             axes.set_xlim(-0.03, 1.03)
             axes.set_ylim(-0.03, 1.03)
             plain(axes)

@@ -186,8 +186,8 @@ def converted(recipe: Recipe, load: Load) -> Report:
             return report
     report, networks = compare_methods(load_run(recipe.workdir), load(recipe), methods, STEPS, BATCH)
     keep_report(recipe.workdir, report, {})
-    for name, network in networks.items():
-        network.save(recipe.workdir / "converted" / name)
+    for name, each in networks.items():
+        each[-1].save(recipe.workdir / "converted" / name)
     return report
 
 

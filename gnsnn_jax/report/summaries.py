@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from gnsnn_jax.analysis.behaviour import OFFSETS, Behaviour, Population
+from gnsnn_jax.analysis.behaviour import OFFSETS, Behaviour
 from gnsnn_jax.analysis.connections import Layer
 from gnsnn_jax.analysis.energy import (
     MODELS,
@@ -83,7 +83,7 @@ def behaviour_summary(
     taken = {t: operations(behaviour, t) for t in steps}
     of_values = partial(of_spiking_values, members=members)
     return BehaviourSummary(
-        populations=tuple(_population(each, steps) for each in behaviour.populations),
+        populations=tuple(_population(behaviour, place, steps) for place in range(len(behaviour.populations))),
         operations=taken,
         neurobench={t: neurobench(behaviour, t) for t in steps},
         energy_nanojoules=_energy(of_spiking, taken),
@@ -99,22 +99,24 @@ def _energy(
     return {model.name: {t: of(model, each) / PICOJOULES for t, each in taken.items()} for model in MODELS}
 
 
-def _population(population: Population, steps: Sequence[int]) -> PopulationSummary:
-    share = lambda name: {t: population.mean(name, t) for t in steps}
+def _population(behaviour: Behaviour, place: int, steps: Sequence[int]) -> PopulationSummary:
+    population = behaviour.populations[place]
+    at = {t: behaviour.at(t).populations[place] for t in steps}
+    share = lambda name: {t: each.mean(name, t) for t, each in at.items()}
     return PopulationSummary(
         name=population.name,
         kind=population.kind,
         shape=population.shape,
         threshold=_threshold(population.threshold),
         firing_rate=tuple(population.firing_rate()[: steps[-1]].tolist()),
-        squared_error={t: population.squared_error(t) for t in steps},
-        correlation={t: population.correlation(t) for t in steps},
-        offsets={t: tuple(population.offsets(t)) for t in steps},
-        own_offsets={t: tuple(population.offsets(t, own=True)) for t in steps},
+        squared_error={t: each.squared_error(t) for t, each in at.items()},
+        correlation={t: each.correlation(t) for t, each in at.items()},
+        offsets={t: tuple(each.offsets(t)) for t, each in at.items()},
+        own_offsets={t: tuple(each.offsets(t, own=True)) for t, each in at.items()},
         silent=share("silent"),
         saturated=share("saturated"),
-        ann_silent=population.mean("ann_silent", steps[0]),
-        ann_saturated=population.mean("ann_saturated", steps[0]),
+        ann_silent=at[steps[0]].mean("ann_silent", steps[0]),
+        ann_saturated=at[steps[0]].mean("ann_saturated", steps[0]),
     )
 
 

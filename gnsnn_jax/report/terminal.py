@@ -21,7 +21,7 @@ def print_report(report: Report, console: Console) -> None:
         f"{report.network} on {report.dataset}, {report.samples} test samples: ANN {100 * report.ann_accuracy:.2f} %"
     )
     console.print(_table(report), crop=False, no_wrap=True, overflow="ignore")
-    console.print("latency: steps until the answer, ρ + T; spikes: per neuron and inference")
+    console.print("latency: steps until the answer, ρ + T; spikes: per neuron and inference, without the probe")
     if found := [method for method in report.methods if method.thresholds]:
         console.print(_thresholds_in_words(found), soft_wrap=True)
     for method in report.methods:
