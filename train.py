@@ -55,6 +55,8 @@ def main() -> None:
     dataset = load_dataset(config.data, config.training.seed)
     check_experiment(config, dataset)
     workdir = resumed or command.workdir or default_workdir(experiment, agreed_time())
+    if command.resume and not resumed:
+        console.print(f"nothing to resume: {printable(workdir)} is a new run", soft_wrap=True)
     in_first(lambda: check_resumed(workdir, config) if resumed else create_run(workdir, config, command.overwrite))
     summary = run_experiment(workdir, config, dataset, started)
     in_first(lambda: draw(workdir))

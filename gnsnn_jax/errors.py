@@ -69,8 +69,8 @@ def imports_of(script: str, module: str) -> Iterator[None]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: a question after the nearest known one, or nothing."""
-    known = list(known)
-    found = difflib.get_close_matches(printable(name), known, n=1)
+    name, known = printable(name), list(known)
+    found = difflib.get_close_matches(name, known, n=1)
     found = found or [each for each in known if _one_letter_differs(name, each)]  # "gm" is too short for difflib
     return f"; did you mean {shown(found[0])}?" if found else ""
 

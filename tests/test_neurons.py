@@ -331,6 +331,10 @@ def test_bad_input_is_explained():
         gs.group_neuron("4")
     with pytest.raises(gs.InputError, match="leading time axis"):
         gs.run(gs.integrate_and_fire(), jnp.float32(1), 1.0)
+    with pytest.raises(TypeError, match=r"neuron must be a Neuron such as group_neuron\(8\), got <class"):
+        gs.run(gs.GroupNeuron, jnp.ones((4, 2)), 1.0)
+    with pytest.raises(gs.InputError, match=r"threshold of shape \(3,\) does not broadcast to values of shape \(2,\)"):
+        gs.run(gs.integrate_and_fire(), jnp.ones((4, 2)), jnp.ones(3))
     with pytest.raises(gs.InputError, match=r"initial potential of shape \(3,\) does not broadcast"):
         gs.run(gs.integrate_and_fire(), jnp.ones((4, 2)), 1.0, jnp.ones(3))
     for signed in ("yes", 1, None):

@@ -55,7 +55,7 @@ def finished(process):
 
 @pytest.fixture(scope="module")
 def undisturbed(place):
-    finished(start(place, "undisturbed"))
+    assert "nothing to resume: undisturbed is a new run" in finished(start(place, "undisturbed"))
     return place / "undisturbed"
 
 

@@ -14,7 +14,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 import gnsnn_jax as gs
-from gnsnn_jax.engine.rules import ENTERED, RULES, OverTime, Rule, known_primitives, nowhere, register
+from gnsnn_jax.engine.rules import ENTERED, RULES, OverTime, Rule, everywhere, known_primitives, nowhere, register
 
 DOCS = Path(__file__).parent.parent / "docs"
 WEIGHTS, X = dyadic(0, (4, 4)), dyadic(1, (5, 4))
@@ -191,6 +191,14 @@ def test_a_rule_is_registered_for_a_primitive_of_ones_own(over_time, monkeypatch
     outputs, trains = gs.to_spiking(ann, gs.integrate_and_fire(), steps=4).observed(lambda spikes, site: spikes)(X)
     means = trains[0].mean(0) - 0.4
     np.testing.assert_allclose(outputs.mean(0), jnp.maximum(means, 2 * means), atol=1e-6)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_rules_are_registered_for_primitives_alone():
+    with pytest.raises(TypeError, match=r"must be a jax\.extend\.core\.Primitive, got 'unheard_of'"):
+        register("unheard_of", Rule(everywhere))
+    with pytest.raises(TypeError, match=r"rule must be a Rule such as Rule\(everywhere\), got <function"):
+        register(unheard_of, everywhere)
 
 
 def test_what_stays_analog_is_said_once():

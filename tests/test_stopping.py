@@ -72,6 +72,8 @@ def test_at_confidence_one_everything_takes_all_steps_and_bad_input_is_explained
     for confidence in (0, 1.5, float("nan")):
         with pytest.raises(gs.InputError, match="confidence must be above 0 and at most 1, got"):
             gs.stop_when(confidence)
+    with pytest.raises(TypeError, match=r"cannot be under jax\.jit"):
+        jax.jit(gs.stop_when(0.9)(snn))(weights, x)
     with pytest.raises(gs.InputError, match="give the batch as the last argument"):
         gs.stop_when(0.9)(gs.to_spiking(lambda x, w: network(w, x), gs.group_neuron(2), steps=3))(x, weights)
     with pytest.raises(gs.InputError, match=r"one array \[batch, classes\]"):

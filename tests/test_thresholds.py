@@ -470,6 +470,8 @@ def test_bad_input_is_explained(network):
     )
     with refused("unknown method 'msa'.* did you mean 'mse'"):
         find(method="msa")
+    with refused("unknown method <function .* and any Rule$"):
+        find(method=percentile)
     with refused("levels must be at least 1, got 0"):
         find(levels=0)
     with refused("at least one batch"):

@@ -194,6 +194,20 @@ def test_a_step_takes_the_state_of_a_stream():
         snn.step(None, X)
 
 
+@pytest.mark.parametrize("other", [X[:1], jnp.stack([X, X])])
+def test_a_step_takes_data_of_the_shape_that_the_state_is_of(other):
+    snn = gs.to_spiking(lambda x: gs.qcfs(x, 1.0, 4), gs.integrate_and_fire(), steps=2)
+    with pytest.raises(gs.InputError, match="give initial_state data of the same shape as step"):
+        snn.step(snn.initial_state(X), other)
+
+
+def test_a_step_takes_the_state_of_its_own_network():
+    ann = lambda x: gs.qcfs(x, 1.0, 4)
+    one, two = (gs.to_spiking(network, gs.integrate_and_fire(), steps=2) for network in (ann, lambda x: ann(ann(x))))
+    with pytest.raises(gs.InputError, match="with its 2 populations, got one with 1; start from initial_state"):
+        two.step(one.initial_state(X), X)
+
+
 def test_early_stop_keeps_what_means_and_sums_carry():
     ann = lambda x: two_layers(
         lambda s: nn.gelu(nn.max_pool(s, (2, 2))).mean((1, 2)), x, weights=(array(1, 2, 5), 9 * array(2, 5, 6))

@@ -17,7 +17,7 @@ from gnsnn_jax.engine.jaxprs import bind
 from gnsnn_jax.engine.recognise import network_of
 from gnsnn_jax.engine.split import candidates
 from gnsnn_jax.engine.tracing import of_arrays, parted, trace
-from gnsnn_jax.errors import InputError, at_least_one, nearest
+from gnsnn_jax.errors import InputError, at_least_one, nearest, shown
 from gnsnn_jax.method.activations import align, staircase
 from gnsnn_jax.method.threshold_rules import RULES, Rule
 
@@ -102,7 +102,9 @@ def _rule(method: str | Rule, levels: int) -> Rule:
     if isinstance(method, Rule):
         return method
     if method not in RULES:
-        raise InputError(f"unknown method {method!r}; there are {', '.join(RULES)}{nearest(method, RULES)}")
+        raise InputError(
+            f"unknown method {shown(method)}; there are {', '.join(RULES)} and any Rule{nearest(method, RULES)}"
+        )
     return RULES[method](levels)
 
 

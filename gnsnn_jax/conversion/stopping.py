@@ -81,6 +81,8 @@ class EarlyStop:
     spiking: SpikingFunction
 
     def __call__(self, *args: Any) -> Answers:
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
+            raise TypeError("stop_when cannot be under jax.jit and the like; put them around the network inside of it")
         count, batch, shared = _batch_and_shared(self.spiking, args)
         sums, state = _first_chunk(self, shared, batch)
         _check_batched(count, sums.outputs, state)

@@ -272,11 +272,12 @@ class SpikingFunction:
             The state after the step, and the outputs of this step [...].
 
         Raises:
-            InputError: for what is no state of a stream.
+            InputError: for what is no state of a stream, and for one of data of another shape.
         """
         if not isinstance(state, State):
             raise InputError(f"step takes a state that initial_state or step returned, got {shown(state)}")
         simulation, traced = self.stream(*args)
+        _check_fits(state, traced.network.populations)
         state, found = simulation.chunk(traced.trains, 1, state)
         return state, jax.tree.unflatten(traced.structure, [output[0] for output in found.outputs])
 
@@ -440,6 +441,23 @@ class SpikingFunction:
             body = {slot: _in_chunks(train[first:], chunks) for slot, train in trains.items()}
             total = _scanned(simulation, collected, body, chunks, state, total, first)
         return collected.whole(total)
+
+
+def _check_fits(state: State, populations: Sequence[Operation]) -> None:
+    """Raises InputError for a state of another network or of another batch, which would broadcast or fail far away."""
+    if len(state.neurons) != len(populations):
+        raise InputError(
+            f"step takes a state of this network with its {len(populations)} populations, got one with "
+            f"{len(state.neurons)}; start from initial_state"
+        )
+    for population, neurons in zip(populations, state.neurons, strict=True):
+        wanted = population.shape
+        for given in (leaf.shape[: max(1, len(wanted))] for leaf in jax.tree.leaves(neurons) if leaf.ndim):
+            if given != wanted:
+                raise InputError(
+                    f"the data of this step ask for a state of shape {wanted} at {population.activation.name!r}, got "
+                    f"{given}; give initial_state data of the same shape as step"
+                )
 
 
 def _in_chunks(train: Array, chunks: int) -> Array:

@@ -18,6 +18,7 @@ from jax.extend.core import JaxprEqn, Primitive, primitives
 
 from gnsnn_jax.engine import unit_rules, work_rules
 from gnsnn_jax.engine.jaxprs import CALLS, CONTROL_FLOW, inner_jaxprs
+from gnsnn_jax.errors import shown
 
 # Whether an operation is linear in the operands at these positions together, the others being fixed.
 Linear = Callable[[JaxprEqn, frozenset[int]], bool]
@@ -223,7 +224,14 @@ def register(primitive: Primitive, rule: Rule) -> None:
     Args:
         primitive: of JAX, or a `jax.extend.core.Primitive`.
         rule: replaces one that is there.
+
+    Raises:
+        TypeError: for what is no primitive, such as its name, and for what is no rule.
     """
+    if not isinstance(primitive, Primitive):
+        raise TypeError(f"primitive must be a jax.extend.core.Primitive, got {shown(primitive)}")
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule must be a Rule such as Rule(everywhere), got {shown(rule)}")
     RULES[primitive] = rule
 
 

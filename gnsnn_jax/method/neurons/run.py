@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from gnsnn_jax._types import Array, Float
 from gnsnn_jax.dtypes import state_type
-from gnsnn_jax.errors import InputError
+from gnsnn_jax.errors import InputError, shown
 from gnsnn_jax.method.activations import align, floating
 from gnsnn_jax.method.neurons.base import Neuron
 from gnsnn_jax.method.neurons.group import GroupNeuron
@@ -37,7 +37,10 @@ def run(
 
     Raises:
         InputError: for currents without a time axis and for shapes that do not broadcast.
+        TypeError: for anything but a `Neuron`, such as its class.
     """
+    if not isinstance(neuron, Neuron):
+        raise TypeError(f"neuron must be a Neuron such as group_neuron(8), got {shown(neuron)}")
     currents, threshold = in_state_type(currents, threshold)
     start = initial_state(neuron, currents, threshold, initial)
     if neuron.layerwise:
@@ -80,7 +83,9 @@ def in_state_type(currents: Array, threshold: Array | float) -> tuple[Array, Arr
     currents = floating("currents", currents)
     if currents.ndim < 1:
         raise InputError("currents must have a leading time axis, got a scalar")
-    return currents, jnp.asarray(threshold, state_type(currents, threshold))
+    threshold = jnp.asarray(threshold, state_type(currents, threshold))
+    align(threshold, currents.shape[1:], "threshold")
+    return currents, threshold
 
 
 def initial_state(neuron: Neuron, currents: Array, threshold: Array, initial: Any = None) -> Any:
