@@ -39,7 +39,8 @@ def compare_methods(
         methods: At least one method.
         steps: Numbers of time-steps T to report, in increasing order.
         batch_size: The number of samples of one batch, also where thresholds are found.
-        confidence: If given, the report has the accuracy and latency of samples that stop at this confidence.
+        confidence: If given, the report has the accuracy and latency of samples that stop at this confidence, of
+            methods that serve fewer steps.
 
     Returns:
         The report, and by the names of their directories the converted networks: of each method one, or one for each
@@ -157,7 +158,7 @@ def make_report(
         ann_predictions: The classes that the ANN predicts, of shape [N].
         results: At least one method, each with its evaluation on the same N samples.
         steps: Numbers of time-steps T to report.
-        confidence: If given, each method has an `early_stop`.
+        confidence: If given, each method that serves fewer steps has an `early_stop`.
         activation: The name of the activations in the configuration.
         depth: How many populations stand in a row; neurons that wait for all currents take T steps for each.
 
@@ -196,10 +197,12 @@ def _result_of(
         agreement={t: evaluation.agreement(ann_predictions, t) for t in steps},
         latency_steps={t: waits * int(method.latency(t)) for t in steps},
         spikes_per_neuron={t: evaluation.spikes_per_neuron(t) for t in steps},
-        early_stop=None if confidence is None else _early_stop(method, evaluation, confidence),
+        early_stop=_early_stop(method, evaluation, confidence),
     )
 
 
-def _early_stop(method: Method, evaluation: Evaluation, confidence: float) -> EarlyStop:
+def _early_stop(method: Method, evaluation: Evaluation, confidence: float | None) -> EarlyStop | None:
+    if confidence is None or not method.serves_fewer_steps:
+        return None
     accuracy, steps = evaluation.stopped_when(confidence)
     return EarlyStop(confidence, accuracy, method.latency(steps))

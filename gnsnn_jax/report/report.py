@@ -131,7 +131,7 @@ class MethodResult:
         agreement: Share of the samples on which the SNN predicts what the ANN predicts.
         latency_steps: The steps until the answer, ρ + T.
         spikes_per_neuron: The mean number of unit spikes of a neuron for one sample.
-        early_stop: None where no confidence was asked for.
+        early_stop: None where no confidence was asked for, and where what is sent first depends on T.
         behaviour: None where the network was not examined.
     """
 
