@@ -2,9 +2,11 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterable
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -286,3 +288,17 @@ def test_every_folder_is_packaged_and_typed():
     folders = {path.parent for path in PACKAGE.rglob("*.py")}
     assert all((folder / "__init__.py").is_file() for folder in folders)
     assert (PACKAGE / "py.typed").is_file()
+
+
+@pytest.mark.slow
+def test_an_editable_install_adds_the_clone_to_the_path(tmp_path):
+    # By setuptools' other way, a finder, Python next to a clone takes the folder of the clone for the package.
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(PACKAGE, tmp_path / "gnsnn_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    build = [sys.executable, "-c", "from setuptools import build_meta; build_meta.build_editable('dist')"]
+    subprocess.run(build, check=True, capture_output=True, cwd=tmp_path)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (path,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith(".pth"))
+    assert path.strip() == str(tmp_path)
