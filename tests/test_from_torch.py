@@ -291,8 +291,14 @@ def test_refusals_say_what_to_do(tmp_path):
     (tmp_path / "bad.pt2").write_bytes(b"no archive")
     with pytest.raises(gs.InputError, match=r"bad\.pt2 cannot be read .* it is damaged"):
         gs.from_torch(tmp_path / "bad.pt2")
+    torch.save(nn.Linear(3, 3), tmp_path / "module.pt")
+    with pytest.raises(gs.InputError, match=r"from a file of torch\.save give the module itself"):
+        gs.from_torch(tmp_path / "module.pt")
     with pytest.raises(gs.InputError, match=r"torch\.export could not export the module"):
         gs.from_torch(nn.Linear(4, 3).eval(), x)
+    apply, variables = gs.from_torch(nn.Linear(3, 3).eval(), x)
+    with pytest.raises(gs.InputError, match=r"of a loader with labels give \(x for x, _ in loader\)"):
+        gs.find_thresholds(apply, [[torch.ones(2, 3), torch.ones(2)]], levels=4, variables=variables)
 
 
 def test_indices_of_max_pooling_are_refused_with_their_place():

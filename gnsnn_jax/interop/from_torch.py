@@ -136,7 +136,8 @@ def _leaves(program: Program, inputs: tuple, kwargs: Mapping[str, Any]) -> list[
     if structure != wanted:
         raise InputError(
             f"the network takes {_count(*program.arguments)} after its variables, as in the example, got "
-            f"{_count(inputs, kwargs)}; containers must be the same too"
+            f"{_count(inputs, kwargs)}; lists, tuples and dicts must be the same too: of a loader with labels give "
+            "(x for x, _ in loader)"
         )
     in_order = dict(zip(numbers, leaves, strict=True))
     return [_checked(each, in_order[number]) for number, each in enumerate(program.inputs)]

@@ -53,7 +53,8 @@ def _of_torch(path: Path, read: Callable[[], Any]) -> Any:
     except Exception as error:  # of PyTorch, whatever it meets in a damaged file
         raise InputError(
             f"{printable(path)} cannot be read ({first_line(error).split('. ')[0]}); it is damaged, or was "
-            "not written by torch.export.save of PyTorch 2.8 to this one"
+            "not written by torch.export.save of PyTorch 2.8 to this one; "
+            "from a file of torch.save give the module itself"
         ) from error
 
 
