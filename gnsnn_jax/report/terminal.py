@@ -26,7 +26,7 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_thresholds_in_words(found), soft_wrap=True)
     for method in report.methods:
         if method.early_stop:
-            console.print(_early_stop_in_words(method.name, method.early_stop))
+            console.print(_early_stop_in_words(method.name, method.early_stop), soft_wrap=True)
 
 
 def _thresholds_in_words(methods: list[MethodResult]) -> str:
