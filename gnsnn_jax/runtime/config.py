@@ -6,6 +6,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
@@ -222,9 +223,8 @@ def load_config(path: str | Path, overrides: Mapping[str, str] | None = None) ->
 
 def decode(tree: dict[str, Any], source: str, overrides: Mapping[str, str] | None = None) -> Config:
     """Checks a tree of settings, with others in their places, against the dataclasses; `source` is named in errors."""
-    types = {name: kind for name, kind, _ in settings()}
     for name, text in (overrides or {}).items():
-        _put(tree, name, _text(name, text) if types.get(name) is str else _parse(name, text))
+        _put(tree, name, _text(name, text) if _types().get(name) is str else _parse(name, text))
     _check_depth(tree, source)
     try:
         return TypeAdapter(Config).validate_json(_as_json(tree, source))
@@ -287,6 +287,11 @@ def settings(kind: Any = Config, prefix: str = "") -> Iterator[tuple[str, type, 
         else:
             kind = str if get_origin(hint.__origin__) is Literal else hint.__origin__
             yield prefix + item.name, kind, hint.__metadata__[0].description
+
+
+@cache
+def _types() -> dict[str, type]:
+    return {name: kind for name, kind, _ in settings()}
 
 
 def _parse(name: str, text: str) -> Any:
