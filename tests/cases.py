@@ -24,7 +24,8 @@ OFFSETS = [gs.offset_spikes(4), gs.offset_spikes(3, passes=2)]
 # Whoever adds a calibration adds it here too.
 CALIBRATIONS = [*OFFSETS, gs.residual_membrane(3)]
 
-shapes = st.lists(st.integers(1, 4), min_size=0, max_size=3).map(tuple)
+# A few, as every new one compiles.
+shapes = st.sampled_from([(), (4,), (2, 1, 3)])
 levels = st.integers(1, 9)
 members = st.sampled_from([1, 2, 3, 4, 8])
 seeds = st.integers(0, 2**31)

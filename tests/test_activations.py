@@ -31,7 +31,7 @@ def test_qcfs_is_the_shifted_staircase(shape, levels, seed):
 def test_a_value_on_a_step_is_on_that_step(unit, levels):
     # Where XLA computes x / unit as x * (1 / unit), floor(41 / 41) is 0.
     unit = jnp.float32(unit)
-    steps = jnp.arange(levels + 3.0)
+    steps = jnp.arange(12.0)
     for staircase in (gs.staircase, jax.jit(gs.staircase, static_argnums=2)):
         found = staircase(steps * unit, unit, levels)
         np.testing.assert_array_equal(found, jnp.minimum(steps, levels) * unit)

@@ -1,5 +1,6 @@
 """Members by site under a budget of spikes."""
 
+from functools import cache
 from itertools import product
 
 import jax
@@ -34,6 +35,7 @@ def network(weights, x):
     return x @ weights[-1]
 
 
+@cache
 def setting():
     weights = [dyadic(at, shape, -1, 1) for at, shape in enumerate(((6, 32), (32, 16), (16, 4)))]
     x = dyadic(7, (40, 6))

@@ -21,7 +21,7 @@ import gnsnn_jax as gs
 from gnsnn_jax.conversion.quantised import depth, quantised
 from gnsnn_jax.method.methods import parse_method
 from gnsnn_jax.report import arena as command
-from gnsnn_jax.report import arena_picture
+from gnsnn_jax.report import arena_pages, arena_picture
 from gnsnn_jax.report.arena_measures import parts_of
 from gnsnn_jax.report.arena_pages import MARK, collect, page_of
 from gnsnn_jax.report.arena_results import Arena, Quantised, Row, front, read_arena
@@ -33,7 +33,7 @@ from gnsnn_jax.runtime.config import Config, Data, Model
 
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 6, 2)), jnp.float32)
 NETWORK = TwoLayers(levels=4)
-VARIABLES = NETWORK.init(jax.random.key(0), IMAGES)
+VARIABLES = jax.jit(NETWORK.init)(jax.random.key(0), IMAGES)
 
 
 def gelu(x):
@@ -184,7 +184,7 @@ def test_pages_of_several_runs_keep_what_stands_above_the_mark(tmp_path, monkeyp
 
 
 def test_the_page_of_the_documentation_is_made_of_its_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(arena_picture, "DOTS", 20)
+    monkeypatch.setattr(arena_pages, "draw_arena", lambda arena, path: None)
     written = (ROOT / "docs" / "arena.md").read_text(encoding="utf-8")
     names = re.findall(r"\((arena_\w+)\.png\)", written)
     page = tmp_path / "arena.md"
@@ -264,7 +264,11 @@ def test_the_arena_measures_a_run(run, arena):
         (["--collect", "page.md"], "--collect takes at least one run"),
         (["RUN", "--collect", "page.md"], "holds no arena.json"),
         (["RUN", "--collect", "nowhere/page.md"], "there is no directory"),
-        (["RUN", "--methods", "dc+cos", "--steps", "1"], "none of the methods converts this network; DC+COS: "),
+        pytest.param(
+            ["RUN", "--methods", "dc+cos", "--steps", "1"],
+            "none of the methods converts this network; DC+COS: ",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_arena_refuses_in_one_sentence(arguments, message, run, arena, monkeypatch):

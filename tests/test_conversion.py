@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import equinox as eqx
 import flax.linen as nn
@@ -28,9 +29,10 @@ METHODS = {
 @pytest.fixture(scope="module")
 def network():
     model, images = TwoLayers(), jax.random.normal(jax.random.key(1), (2, 6, 6, 2))
-    return model, model.init(jax.random.key(0), images), images
+    return model, jax.jit(model.init)(jax.random.key(0), images), images
 
 
+@partial(jax.jit, static_argnums=(2, 3, 4))
 def simulate_by_hand(variables, images, neuron, calibration, steps):
     """The network of `cases` written out layer by layer with `run`."""
     params, stats = variables["params"], variables["batch_stats"]
@@ -73,7 +75,7 @@ def test_every_chunk_gives_the_same(network, method):
         gs.to_spiking(model.apply, neuron, steps=10, calibration=calibration, chunk=chunk)
     )(variables, images)
     whole = simulate(10)
-    for chunk in (1, 3, 5, 99):
+    for chunk in (1, 3, 99):
         np.testing.assert_allclose(simulate(chunk), whole, atol=1e-6)
 
 

@@ -86,8 +86,8 @@ def test_data_aware_shifts_are_those_of_a_plain_simulation(neuron, seed):
     assert np.isclose(trains, scaled, atol=1e-4).mean() > 0.95  # but for ties that rounding breaks
 
 
-@given(neurons, seeds, st.integers(1, 3))
-def test_threshold_and_potential_are_the_best_of_all_pairs(neuron, seed, channels):
+@given(neurons, seeds)
+def test_threshold_and_potential_are_the_best_of_all_pairs(neuron, seed):
     seen = site(seed, neuron)
     found = ThresholdAndPotential().correct(seen, seen.nothing())
     error = lambda scale, start: (
@@ -171,10 +171,11 @@ def test_a_corrected_network_is_one_whatever_the_chunk_and_as_a_stream(method, t
     plain = spiking(network, weights, x)(weights, x)
     assert not np.array_equal(wanted, plain)
     for chunk in (1, 3):
-        np.testing.assert_allclose(spiking(network, weights, x, corrections=found, chunk=chunk)(weights, x), wanted)
-    state = whole.initial_state(weights, x)
+        snn = jax.jit(spiking(network, weights, x, corrections=found, chunk=chunk))
+        np.testing.assert_allclose(snn(weights, x), wanted)
+    state, forward = whole.initial_state(weights, x), jax.jit(whole.step)
     for step in wanted:
-        state, outputs = whole.step(state, weights, x)
+        state, outputs = forward(state, weights, x)
         np.testing.assert_allclose(outputs, step, atol=1e-6)
     assert whole == spiking(network, weights, x, corrections=found, chunk=STEPS)
     assert whole != spiking(network, weights, x, chunk=STEPS)
@@ -260,7 +261,7 @@ def test_a_rule_of_ones_own_and_values():
 # SRP, which looks at each sample.
 
 
-@given(seeds, st.integers(1, 5), st.sampled_from([1, 4]))
+@given(seeds, st.sampled_from([1, 3, 5]), st.sampled_from([1, 4]))
 def test_residual_membrane_silences_who_sent_too_much(seed, probe, members):
     neuron, currents = gs.group_neuron(members), dyadic(seed, (6, 40), -1, 2)
     initial = gs.residual_membrane(probe).initial(neuron, currents, 1.0)

@@ -30,7 +30,7 @@ def with_random_norms(variables, seed=0):
 def test_folding_changes_numbers_and_neither_outputs_nor_structure():
     model = gs.build("resnet20", num_classes=3, levels=2**16)  # too fine for a neuron on a step to show
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 2))
-    variables = with_random_norms(model.init(jax.random.key(0), images))
+    variables = with_random_norms(jax.jit(model.init)(jax.random.key(0), images))
     folded = gs.fold_batch_norm(variables)
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert shapes(folded) == shapes(variables)
@@ -42,7 +42,7 @@ def test_folding_changes_numbers_and_neither_outputs_nor_structure():
 
 def test_names_that_count_layers_and_norms_apart_are_not_guessed_from():
     model, images = TwoLayers(), jax.random.normal(jax.random.key(1), (2, 6, 6, 2))
-    variables = with_random_norms(model.init(jax.random.key(0), images))
+    variables = with_random_norms(jax.jit(model.init)(jax.random.key(0), images))
     with pytest.raises(gs.InputError, match="cannot tell which layer comes before the batch norm BatchNorm_0"):
         gs.fold_batch_norm(variables)
     folded = gs.fold_batch_norm(variables, layers={"BatchNorm_0": "Conv_1"})
@@ -62,7 +62,7 @@ def test_norms_and_layers_with_and_without_scale_and_bias(options, biased):
             return nn.Dense(3)(x)
 
     model, images = Layer(), jax.random.normal(jax.random.key(1), (2, 6, 6, 2))
-    variables = with_random_norms(model.init(jax.random.key(0), images))
+    variables = with_random_norms(jax.jit(model.init)(jax.random.key(0), images))
     folded = gs.fold_batch_norm(variables, epsilon=1e-3)
     np.testing.assert_allclose(model.apply(folded, images), model.apply(variables, images), rtol=1e-4, atol=1e-5)
 
@@ -76,7 +76,7 @@ def test_layers_can_be_named():
             return nn.BatchNorm(use_running_average=True, name="norm")(x)
 
     model, x = Named(), jax.random.normal(jax.random.key(0), (3, 4))
-    variables = with_random_norms(model.init(jax.random.key(0), x))
+    variables = with_random_norms(jax.jit(model.init)(jax.random.key(0), x))
     with pytest.raises(gs.InputError, match="cannot tell which layer comes before the batch norm norm"):
         gs.fold_batch_norm(variables)
     folded = gs.fold_batch_norm(variables, layers={"norm": "second"})
@@ -260,7 +260,7 @@ def test_on_the_graph_a_norm_in_front_of_its_layer_is_left_where_names_would_fol
             return nn.Conv(4, (3, 3), name="conv1")(x)
 
     model = NormFirst()
-    variables = with_random_norms(model.init(jax.random.key(0), IMAGES))
+    variables = with_random_norms(jax.jit(model.init)(jax.random.key(0), IMAGES))
     assert (gs.fold_batch_norm(variables)["params"]["conv1"]["kernel"] != variables["params"]["conv1"]["kernel"]).any()
     folded = gs.fold_batch_norm(model.apply, variables, IMAGES)
     assert jax.tree.all(jax.tree.map(lambda one, other: (one == other).all(), folded, variables))
@@ -268,7 +268,7 @@ def test_on_the_graph_a_norm_in_front_of_its_layer_is_left_where_names_would_fol
 
 def test_on_the_graph_names_that_tell_nothing_do_no_harm():
     model = TwoLayers(levels=2**16)
-    variables = with_random_norms(model.init(jax.random.key(0), IMAGES))
+    variables = with_random_norms(jax.jit(model.init)(jax.random.key(0), IMAGES))
     folded = gs.fold_batch_norm(model.apply, variables, IMAGES, train=False)
     by_hand = gs.fold_batch_norm(variables, layers={"BatchNorm_0": "Conv_1"})
     for one, other in zip(jax.tree.leaves(folded), jax.tree.leaves(by_hand), strict=True):
@@ -371,7 +371,7 @@ def test_layers_in_half_precision_keep_the_gain_to_single_precision():
 
     model = Half()
     with jax.numpy_dtype_promotion("standard"):
-        variables = with_random_norms(model.init(jax.random.key(0), IMAGES))
+        variables = with_random_norms(jax.jit(model.init)(jax.random.key(0), IMAGES))
         folded = gs.fold_batch_norm(model.apply, variables, IMAGES)["params"]["Dense_0"]
     by_names = gs.fold_batch_norm(variables)["params"]["Dense_0"]
     np.testing.assert_allclose(folded["kernel"], by_names["kernel"], rtol=1e-5)

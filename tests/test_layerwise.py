@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 import gnsnn_jax as gs
 
 MANY = 50
+# A few, as the number of steps compiles anew.
+lengths = st.sampled_from([1, 2, 4, 9])
 WAITING = [
     gs.parallel_neuron(),
     gs.parallel_neuron(4),
@@ -20,7 +22,7 @@ WAITING = [
 ]
 
 
-@given(members, st.integers(1, 9), st.booleans(), seeds, st.data())
+@given(members, lengths, st.booleans(), seeds, st.data())
 def test_parallel_neurons_send_what_qcfs_asks_for_whatever_the_order(count, steps, signed, seed, data):
     threshold = data.draw(thresholds_for(count))
     neuron, unit = gs.parallel_neuron(count, signed), threshold / count
@@ -38,7 +40,7 @@ def test_parallel_neurons_send_what_qcfs_asks_for_whatever_the_order(count, step
     np.testing.assert_array_equal(gs.run(neuron, jnp.asarray(shuffled), threshold)[0], trains)
 
 
-@given(st.integers(1, 9), seeds)
+@given(lengths, seeds)
 def test_a_parallel_neuron_fires_where_the_paper_says(steps, seed):
     """T/t mean(x) + theta/2t >= theta, in numpy."""
     currents = dyadic(seed, (steps, MANY), -1, 2)
@@ -47,10 +49,10 @@ def test_a_parallel_neuron_fires_where_the_paper_says(steps, seed):
     np.testing.assert_array_equal(trains, total[None] / t + 0.5 / t >= 1)
 
 
-@given(st.integers(1, 9), st.booleans(), seeds)
+@given(st.sampled_from([1, 2, 5]), st.booleans(), seeds)
 def test_two_phases_send_the_floor_or_one_more(steps, signed, seed):
     currents = dyadic(seed, (steps, MANY), -2, 2)
-    trains, _ = gs.run(gs.two_phase_neuron(seed % 7, signed), currents, 1.0)
+    trains, _ = gs.run(gs.two_phase_neuron(steps, signed), currents, 1.0)
     total = np.clip(np.float64(currents).sum(0), -steps if signed else 0, steps)
     count = np.float64(trains).sum(0)
     assert set(np.unique(trains)) <= {-1.0, 0.0, 1.0}
@@ -71,7 +73,7 @@ def test_two_phases_are_right_in_expectation_at_every_step(total, signed):
 def test_permuted_trains_hold_the_same_spikes(neuron, seed):
     currents = dyadic(seed, (6, MANY), -1, 2)
     trains, _ = gs.run(neuron, currents, float(neuron.members))
-    mixed, _ = gs.run(gs.permuted(neuron, seed % 5), currents, float(neuron.members))
+    mixed, _ = gs.run(gs.permuted(neuron, neuron.members), currents, float(neuron.members))
     np.testing.assert_array_equal(np.sort(mixed, 0), np.sort(trains, 0))
     assert not np.array_equal(mixed, trains)
 
@@ -120,9 +122,9 @@ def test_encoders_and_sums_over_time():
     thresholds = gs.find_thresholds(transformer, [x], 32, variables=weights)
     right = transformer(weights, x)
     for neuron in WAITING:
-        snn = gs.to_spiking(transformer, neuron, steps=32, thresholds=thresholds, reduce="mean")
+        snn = jax.jit(gs.to_spiking(transformer, neuron, steps=32, thresholds=thresholds, reduce="mean"))
         assert np.abs(snn(weights, x) - right).max() < 0.35
-    exact = gs.to_spiking(transformer, gs.parallel_neuron(8), steps=64, thresholds=thresholds, reduce="mean")
+    exact = jax.jit(gs.to_spiking(transformer, gs.parallel_neuron(8), steps=64, thresholds=thresholds, reduce="mean"))
     assert np.abs(exact(weights, x) - right).max() < 0.15
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_reference
 import pytest
-from cases import CALIBRATIONS, GRAIN, GROUPS, NEURONS, OFFSETS, dyadic, members, seeds, thresholds_for
+from cases import CALIBRATIONS, GRAIN, GROUPS, NEURONS, OFFSETS, dyadic, members, seeds, shapes, thresholds_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,6 @@ import gnsnn_jax as gs
 SHAPES = [(1,), (5, 2, 1, 3), (18, 4)]
 MANY = (6, 40)
 PROBES = [(1, 40), MANY]
-shapes = st.sampled_from([(), (4,), (2, 1, 3)])
 
 
 @st.composite

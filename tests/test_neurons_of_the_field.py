@@ -424,7 +424,7 @@ class Network(nn.Module):
 @pytest.mark.slow
 def test_each_goes_everywhere():
     x, model = dyadic(1, (16, 5), -2, 2), Network()
-    variables = model.init(jax.random.key(0), x)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
     found = gs.sites(model.apply, variables, x)
     which = [*NAMED, CODED[0]]
     neurons = {site.name: which[k] for k, site in enumerate(found)}

@@ -167,7 +167,7 @@ class Scanned(nn.Module):
 
 def test_the_passes_of_a_scan_are_layers_of_their_own():
     network, x = Scanned(), jax.random.normal(jax.random.key(1), (2, 5))
-    variables = network.init(jax.random.key(2), x)
+    variables = jax.jit(network.init)(jax.random.key(2), x)
     found = {each.name: 2.0 for each in gs.sites(network.apply, variables, x)}
     snn = gs.to_spiking(network.apply, IF, steps=2, thresholds=found)
     behaviour = gs.observe(snn, [x], variables=variables)

@@ -53,7 +53,7 @@ def test_trackers_settle_exactly_at_the_quantised_network(seed):
 
 def test_a_residual_network_with_norms_settles_too():
     model, images = TwoLayers(), dyadic(3, (2, 8, 8, 3), 0, 1)
-    variables = jax.tree.map(lambda leaf: jnp.round(leaf * 8) / 8, model.init(jax.random.key(0), images))
+    variables = jax.tree.map(lambda leaf: jnp.round(leaf * 8) / 8, jax.jit(model.init)(jax.random.key(0), images))
     names = [each.name for each in gs.sites(model.apply, variables, images)]
     bounds = {name: variables["params"][f"threshold{at}"] / 4 for at, name in enumerate(names)}
     snn = jax.jit(
@@ -84,7 +84,7 @@ def test_what_is_not_linear_settles_at_the_quantised_network():
         coding="once",
     )
     rate = gs.to_spiking(attention, gs.group_neuron(16), steps=1, thresholds=whole)
-    outputs = snn(weights, x)
+    outputs = jax.jit(snn)(weights, x)
     np.testing.assert_allclose(outputs[-20:], np.zeros((20, *outputs.shape[1:])), atol=1e-6)
     np.testing.assert_allclose(outputs.sum(0), quantised(rate, 16)(weights, x), atol=1e-4)
 
@@ -99,16 +99,17 @@ def test_fine_neurons_send_all_at_the_first_step(encoders):
     thresholds = gs.find_thresholds(relus, [x], 4096, variables=weights, method="max", encoders=encoders)
     neuron = gs.group_neuron(4096)
     snn = gs.to_spiking(relus, neuron, steps=3, thresholds=thresholds, coding="once", encoders=encoders)
-    outputs = snn(weights, x)
+    outputs = jax.jit(snn)(weights, x)
     np.testing.assert_allclose(outputs.sum(0), relus(weights, x), atol=0.01)
     assert np.abs(outputs[1:]).max() < 0.01
 
 
 def test_every_chunk_and_a_file_give_the_same(tmp_path):
     weights, x = weights_of(1), dyadic(1, (6, 5))
-    wanted = settling(dense, weights, x, steps=7, chunk=7)(weights, x)
-    for chunk in (1, 2, 3):
-        np.testing.assert_array_equal(settling(dense, weights, x, steps=7, chunk=chunk)(weights, x), wanted)
+    simulate = lambda chunk: jax.jit(settling(dense, weights, x, steps=7, chunk=chunk))(weights, x)
+    wanted = simulate(7)
+    for chunk in (1, 3):
+        np.testing.assert_array_equal(simulate(chunk), wanted)
     snn = settling(dense, weights, x, steps=7)
     with pytest.raises(gs.InputError, match="a stream has data at each step"):
         snn.initial_state(weights, x)

@@ -8,6 +8,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -56,9 +57,12 @@ def normal(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
+installed = cache(packages_distributions)
+
+
 def distributions(module: str) -> set[str]:
     """The distributions that may bring a module; by its own name where it is not installed."""
-    return {normal(name) for name in packages_distributions().get(module, [module])}
+    return {normal(name) for name in installed().get(module, [module])}
 
 
 def extra_of(node: ast.With) -> str | None:

@@ -69,7 +69,7 @@ def test_networks_spike_alike_where_sums_are_exact(members, probe_steps, steps):
 @methods
 def test_networks_agree_on_early_steps(members, probe_steps, steps):
     images = jax.random.normal(jax.random.key(1), (2, 4, 4, 2))
-    variables = NETWORK.init(jax.random.key(0), images)
+    variables = jax.jit(NETWORK.init)(jax.random.key(0), images)
     folded = gs.fold_batch_norm(with_random_norms(variables))
     expected, _ = numpy_reference.simulate(as_numpy(folded), np.float64(images), steps, members, probe_steps)
     neuron = gs.group_neuron(members)

@@ -212,7 +212,7 @@ class Network(nn.Module):
 @pytest.fixture(scope="module")
 def network():
     model, images = Network(), normal(4, (5, 8, 6, 6, 2))
-    return model, model.init(jax.random.key(0), images[0]), images
+    return model, jax.jit(model.init)(jax.random.key(0), images[0]), images
 
 
 def activations(model, variables, images):

@@ -42,7 +42,7 @@ def of_if():
 
 def test_group_neurons_of_as_many_members_as_levels_are_right_at_once():
     network, images = TwoLayers(), jax.random.normal(jax.random.key(1), (3, 4, 4, 2))
-    variables = network.init(jax.random.key(2), images)
+    variables = jax.jit(network.init)(jax.random.key(2), images)
     snn = gs.to_spiking(network.apply, gs.group_neuron(4), steps=1)
     found = gs.verify(network.apply, snn, [images], variables=variables)
     assert found.agreement == [1]

@@ -139,7 +139,7 @@ def test_one_value_has_one_encoder_and_the_name_of_its_first_reader():
             return nn.Dense(3, name="head")(x.mean(1))
 
     model, x = Attention(), array(0, 2, 4, 6)
-    variables = model.init(jax.random.key(0), x)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
     names = [site.name for site in gs.sites(model.apply, variables, x)]
     assert names == [
         "attention/query/encoder",
@@ -255,7 +255,7 @@ def test_scanned_modules_are_named_by_their_passes():
             return nn.Dense(3)(layers(name="layers")(nn.Dense(4)(x), None)[0])
 
     model = Network()
-    variables = model.init(jax.random.key(0), X)
+    variables = jax.jit(model.init)(jax.random.key(0), X)
     names = [site.name for site in gs.sites(model.apply, variables, X)]
     assert names == [f"layers[{i}]/{each}/encoder" for i in range(2) for each in ("fc", "out")]
 
@@ -295,7 +295,7 @@ def test_patterns_choose_the_neuron_of_a_site():
             return nn.Dense(6, name="last")(nn.relu(nn.Dense(5, name="second")(nn.gelu(x) - 0.5)))
 
     model = Network()
-    variables = model.init(jax.random.key(0), X)
+    variables = jax.jit(model.init)(jax.random.key(0), X)
     names = [site.name for site in gs.sites(model.apply, variables, X)]
     found = gs.find_thresholds(model.apply, [X], 4, variables=variables)
     mapping = {names[0]: gs.group_neuron(4), "*/encoder": gs.group_neuron(2), "*": gs.integrate_and_fire()}
