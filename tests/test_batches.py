@@ -288,6 +288,8 @@ def test_the_error_of_the_network_stays_with_its_first_line_and_the_shapes(convo
     with pytest.raises(gs.InputError, match=r"batch of float32\[6, 4, 4, 1\] and int32\[6\]: TypeError: ") as error:
         gs.find_thresholds(apply, [(images, LABELS)], 8, variables=variables)
     assert isinstance(error.value.__cause__, TypeError)
+    with pytest.raises(gs.InputError, match=r"after its variables, .*, which are given as variables=;"):
+        gs.find_thresholds(apply, [images], 8)
     ours = lambda x: gs.qcfs(x, -1.0, 0)
     with pytest.raises(gs.InputError, match="levels"):
         gs.find_thresholds(ours, [images], 8)

@@ -59,7 +59,8 @@ class Batches(NamedTuple):
 
     def _refusal(self, batch: tuple, reason: str) -> str:
         given = " and ".join(map(_shown, batch))
-        return f"the network cannot take a batch of {given}: {reason}; {A_BATCH}; {self._way_out(batch)}"
+        rule = A_BATCH if self.variables is not None else f"{A_BATCH}, which are given as variables="
+        return f"the network cannot take a batch of {given}: {reason}; {rule}; {self._way_out(batch)}"
 
     def _check_in_front(self, batch: tuple, outputs: Any) -> None:
         sizes = {len(leaf) for leaf in jax.tree.leaves(batch) if is_array(leaf) and leaf.ndim}
