@@ -5,6 +5,8 @@ python examples/round_trip.py
 """
 
 import argparse
+import importlib.util
+import sys
 import tempfile
 import warnings
 from functools import cache, partial
@@ -21,6 +23,7 @@ from torch import nn
 import gnsnn_jax as gs
 
 MEMBERS, STEPS, BATCH_SIZE = 16, 32, 64
+NO_DEPENDENCIES = "spikingjelly nirtorch loguru"
 
 
 class BasicBlock(nn.Module):
@@ -75,6 +78,11 @@ def trained(samples, epochs, width=16):
     return module.eval()
 
 
+def missing():
+    """The packages of the last stations that are not installed, which would else be missed after the training."""
+    return [name for name in ("nir", *NO_DEPENDENCIES.split()) if importlib.util.find_spec(name) is None]
+
+
 def in_spikingjelly(path, images, steps, *, soft_reset):
     """The outputs of a NIR file in SpikingJelly, summed over time."""
     with warnings.catch_warnings(action="ignore"):
@@ -127,9 +135,12 @@ def accuracy(outputs, labels):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=15, help="passes over the training samples (15)")
+    epochs = parser.parse_args().epochs
+    if names := missing():
+        sys.exit(f"round_trip.py needs {', '.join(names)}: pip install nir ; pip install --no-deps {NO_DEPENDENCIES}")
     train, test = digits()
     print("| station | accuracy in % |\n|---|---|")
-    for name, outputs in stations(train, test, parser.parse_args().epochs).items():
+    for name, outputs in stations(train, test, epochs).items():
         print(f"| {name} | {accuracy(outputs, test[1]):.2f} |")
 
 
