@@ -111,6 +111,7 @@ def test_populations_have_random_numbers_of_their_own_and_the_same_at_each_call(
     assert bool(jnp.any(outputs != 0)) == random
 
 
+@pytest.mark.slow
 def test_encoders_and_sums_over_time():
     """A softmax behind neurons, whose weights read encoders of the same kind."""
 
