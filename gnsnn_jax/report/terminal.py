@@ -7,7 +7,7 @@ from gnsnn_jax.report.report import EarlyStop, MethodResult, Report
 
 with extra("report"):
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -21,7 +21,8 @@ def print_report(report: Report, console: Console) -> None:
         f"{report.network} on {report.dataset}, {report.samples} test samples: ANN {100 * report.ann_accuracy:.2f} %"
     )
     console.print(_table(report), crop=False, no_wrap=True, overflow="ignore")
-    console.print("latency: steps until the answer, ρ + T; spikes: per neuron and inference, without the probe")
+    units = "latency: steps until the answer, ρ + T; spikes: per neuron and inference, without the probe"
+    console.print(units, soft_wrap=True)
     if found := [method for method in report.methods if method.thresholds]:
         console.print(_thresholds_in_words(found), soft_wrap=True)
     for method in report.methods:
@@ -41,7 +42,10 @@ def _early_stop_in_words(name: str, stop: EarlyStop) -> str:
 
 
 def _table(report: Report) -> Table:
-    table = Table("method", "")
+    widest = max(len(method.name) for method in report.methods)
+    table = Table(
+        Column("method", no_wrap=True, min_width=widest), Column("", no_wrap=True, min_width=len("accuracy %"))
+    )
     for t in report.steps:
         table.add_column(f"T = {t}", justify="right", no_wrap=True, min_width=6)
     for method in report.methods:
