@@ -25,6 +25,7 @@ with imports_of("convert.py", __name__):
         parse_steps,
         probability,
         run_script,
+        say,
         separated,
         word,
     )
@@ -90,12 +91,10 @@ def main() -> None:
     for name, each in networks.items():
         each[-1].save(run.directory / "converted" / name)
     print_report(report, console)
-    console.print(
-        f"report.md, report.json, accuracy.png and converted/ are in {printable(run.directory)}", soft_wrap=True
-    )
+    say(f"report.md, report.json, accuracy.png and converted/ are in {printable(run.directory)}")
     if ALL in separated(command.methods):
         again = shlex.join(["python", "-m", "gnsnn_jax.report.arena", str(run.directory)])
-        console.print(f"beside networks quantised to as many levels: {printable(again)}", soft_wrap=True)
+        say(f"beside networks quantised to as many levels: {printable(again)}")
 
 
 if __name__ == "__main__":

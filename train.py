@@ -11,7 +11,7 @@ with imports_of("train.py", __name__):
     from gnsnn_jax.data.sets import load_dataset
     from gnsnn_jax.report.training_curves import draw_curves
     from gnsnn_jax.runs.directories import CONFIG, CURVES, check_resumed, create_run, default_workdir, resumed_run
-    from gnsnn_jax.runtime.command_line import Parser, console, directory, file, run_script
+    from gnsnn_jax.runtime.command_line import Parser, console, directory, file, run_script, say
     from gnsnn_jax.runtime.config import load_config, settings
     from gnsnn_jax.runtime.devices import add_process_options, agreed_time, in_first, start_processes
     from gnsnn_jax.training.experiment import run_experiment
@@ -56,7 +56,7 @@ def main() -> None:
     check_experiment(config, dataset)
     workdir = resumed or command.workdir or default_workdir(experiment, agreed_time())
     if command.resume and not resumed:
-        console.print(f"nothing to resume: {printable(workdir)} is a new run", soft_wrap=True)
+        say(f"nothing to resume: {printable(workdir)} is a new run")
     in_first(lambda: check_resumed(workdir, config) if resumed else create_run(workdir, config, command.overwrite))
     summary = run_experiment(workdir, config, dataset, started)
     in_first(lambda: draw(workdir))
@@ -65,7 +65,7 @@ def main() -> None:
         f"test {100 * summary.test_accuracy:.2f} % of {summary.test_samples} samples, "
         f"{summary.seconds:.0f} s"
     )
-    console.print(f"run: {printable(workdir)}\nnext: python convert.py {printable(workdir)}", soft_wrap=True)
+    say(f"run: {printable(workdir)}\nnext: python convert.py {printable(workdir)}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from gnsnn_jax.data.prepared_folders import (
 from gnsnn_jax.errors import InputError, extra, imports_of, missing_package, nearest
 
 with imports_of("prepare", __name__):
-    from gnsnn_jax.runtime.command_line import Parser, console, directory, run_script, word
+    from gnsnn_jax.runtime.command_line import Parser, directory, run_script, say, word
 
 PATIENCE = 10.0  # seconds that a server may take to answer
 
@@ -121,10 +121,8 @@ def main() -> None:
     data_dir = (command.data_dir or default_directory()).expanduser()
     found = prepare(command.name, data_dir, command.manual_dir)
     counts = ", ".join(f"{name} {len(records)}" for name, records in found.splits.items())
-    console.print(f"{found.folder}: {found.num_classes} classes; {counts}", soft_wrap=True)
-    console.print(
-        f"next: python train.py CONFIG --data.name {command.name} --data.directory {data_dir}", soft_wrap=True
-    )
+    say(f"{found.folder}: {found.num_classes} classes; {counts}")
+    say(f"next: python train.py CONFIG --data.name {command.name} --data.directory {data_dir}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ with imports_of("arena", __name__):
     from gnsnn_jax.runs.directories import ARENA, Run, load_run, newest_run, set_aside, write_json
     from gnsnn_jax.runtime.command_line import (
         Parser,
-        console,
         count,
         directory,
         file,
@@ -31,6 +30,7 @@ with imports_of("arena", __name__):
         keep_compilations,
         parse_steps,
         run_script,
+        say,
         separated,
         word,
     )
@@ -75,14 +75,13 @@ def measured(command, run: Run) -> Arena:
     )
     dataset = load_dataset(run.config.data, run.config.training.seed)
     typed = shlex.join(["python", "-m", "gnsnn_jax.report.arena", *sys.argv[1:]])
-    say = lambda text: console.print(text, soft_wrap=True)
     return measure(run, dataset, methods, steps, command.batch_size, typed, say)
 
 
 def keep(directory: Path, arena: Arena) -> None:
     """Writes arena.json, arena.md and arena.png into the directory; those of an earlier time are set aside."""
     if kept := set_aside(directory, ARENA):
-        console.print(f"the arena before this one is in {printable(kept)}", soft_wrap=True)
+        say(f"the arena before this one is in {printable(kept)}")
     results, page, picture = (directory / name for name in ARENA)
     write_json(results, arena.to_json())
     draw_arena(arena, picture)
@@ -96,7 +95,7 @@ def collected(page: Path, runs: Sequence[Path]) -> None:
     if not page.resolve().parent.is_dir():
         raise InputError(f"there is no directory {printable(page.resolve().parent)} for --collect; make it first")
     collect([read_arena(run) for run in runs], page)
-    console.print(f"the page is {printable(page)}", soft_wrap=True)
+    say(f"the page is {printable(page)}")
 
 
 def main() -> None:
@@ -106,7 +105,7 @@ def main() -> None:
     keep_compilations()
     for run in [load_run(each) for each in command.runs or [newest_run()]]:
         keep(run.directory, measured(command, run))
-        console.print(f"{', '.join(ARENA)} are in {printable(run.directory)}", soft_wrap=True)
+        say(f"{', '.join(ARENA)} are in {printable(run.directory)}")
 
 
 if __name__ == "__main__":

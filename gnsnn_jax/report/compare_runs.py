@@ -21,7 +21,7 @@ with imports_of("compare", __name__), extra("report"):
     from gnsnn_jax.report.files import read_report
     from gnsnn_jax.report.look import DOTS, cycle, figure_of, method_style, plain, time_axis
     from gnsnn_jax.report.report import MethodResult, Report
-    from gnsnn_jax.runtime.command_line import Parser, console, directory, file, run_script
+    from gnsnn_jax.runtime.command_line import Parser, console, directory, file, run_script, say
 
 MODEL = "45 nm, float32, compute only"  # of energy, in the table and the picture
 WIDEST = 1000  # columns of a table that is not cut, however narrow the terminal
@@ -149,7 +149,7 @@ def main() -> None:
     table = table_of(reports)
     width = table.__rich_measure__(console, console.options.update(max_width=WIDEST)).maximum
     Console(width=max(width, console.width)).print(table)
-    console.print(f"energy: estimates for one sample, {MODEL}; the picture is {command.output}", soft_wrap=True)
+    say(f"energy: estimates for one sample, {MODEL}; the picture is {command.output}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from gnsnn_jax.report.markdown import markdown_of
 from gnsnn_jax.report.pictures import draw_accuracy, draw_all
 from gnsnn_jax.report.report import Report, damaged
 from gnsnn_jax.runs.directories import CONVERSION, set_aside, write_json
-from gnsnn_jax.runtime.command_line import console
+from gnsnn_jax.runtime.command_line import say
 
 REPORT = "report.json"
 FIGURES = "figures"
@@ -27,7 +27,7 @@ def keep_report(directory: Path, report: Report, behaviours: Mapping[str, Behavi
         behaviours: The behaviours by name of the method; empty if the networks were not examined.
     """
     if kept := set_aside(directory, CONVERSION):
-        console.print(f"the files of the conversion before this one are in {kept}", soft_wrap=True)
+        say(f"the files of the conversion before this one are in {kept}")
     write_json(directory / REPORT, report.to_json())
     draw_accuracy(report, directory / "accuracy.png")
     drawn = draw_all(report, behaviours, directory / FIGURES) if behaviours else []

@@ -54,6 +54,7 @@ with imports_of("reproduce", __name__), extra("report"):
         keep_compilations,
         refusal,
         run_script,
+        say,
         word,
     )
     from gnsnn_jax.training.experiment import run_experiment
@@ -316,10 +317,6 @@ def show(found: Reproduction) -> None:
     for row in rows_of(found):
         shown.add_row(*row)
     console.print(shown)
-
-
-def say(text: str) -> None:
-    console.print(text, soft_wrap=True)
 
 
 def _typed() -> str:

@@ -125,6 +125,11 @@ def separated(values: Sequence[str]) -> list[str]:
     return [item for value in values for item in value.replace(",", " ").split()]
 
 
+def say(text: str) -> None:
+    """Prints a sentence, which the terminal breaks where it is narrower: as one line, so that paths can be copied."""
+    console.print(text, soft_wrap=True)
+
+
 def run_script(name: str, main: Callable[[], None]) -> int:
     """Runs a script.
 

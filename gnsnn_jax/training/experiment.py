@@ -22,7 +22,7 @@ from gnsnn_jax.runs.directories import CHECKPOINTS, STATE, SUMMARY, load_best, w
 from gnsnn_jax.runs.network import build_network
 from gnsnn_jax.runs.stored import Epoch, Summary, check_json, read_json
 from gnsnn_jax.runtime import devices
-from gnsnn_jax.runtime.command_line import Interrupted, console, progress_bar, resume_command
+from gnsnn_jax.runtime.command_line import Interrupted, console, progress_bar, resume_command, say
 from gnsnn_jax.runtime.config import Config
 from gnsnn_jax.runtime.signals import Interrupts
 from gnsnn_jax.training.loop import Plan, State, initial_state, loss_and_accuracy, make_plan, train
@@ -233,7 +233,7 @@ def _restored(states: Checkpoints, plan: Plan) -> State:
             state = _read_state(states.path(number), initial)
         except InputError as error:
             damaged.append(number)
-            console.print(f"{error}", soft_wrap=True)
+            say(str(error))
             continue
         _remove(states, damaged)
         console.print(f"going on after step {number} of {plan.steps}")
@@ -274,7 +274,7 @@ def _rank_of_best(best: Checkpoints) -> tuple[float, float] | None:
         try:
             return _epoch_of(checkpoints.load(best.path(number))[1], best.path(number)).rank
         except InputError as error:
-            console.print(f"{error}", soft_wrap=True)
+            say(str(error))
             best.remove(number)
     return None
 
