@@ -15,16 +15,15 @@ from gnsnn_jax.errors import InputError, extra, imports_of
 with imports_of("compare", __name__), extra("report"):
     from matplotlib.axes import Axes
     from matplotlib.ticker import PercentFormatter
-    from rich.console import Console
     from rich.table import Table
 
     from gnsnn_jax.report.files import read_report
     from gnsnn_jax.report.look import DOTS, cycle, figure_of, method_style, plain, time_axis
     from gnsnn_jax.report.report import MethodResult, Report
+    from gnsnn_jax.report.terminal import print_whole
     from gnsnn_jax.runtime.command_line import Parser, console, directory, file, run_script, say
 
 MODEL = "45 nm, float32, compute only"  # of energy, in the table and the picture
-WIDEST = 1000  # columns of a table that is not cut, however narrow the terminal
 STYLES = ("-", "--", ":", "-.")  # of runs, while colours are of methods
 
 
@@ -146,9 +145,7 @@ def main() -> None:
     if not command.output.resolve().parent.is_dir():
         raise InputError(f"there is no directory {command.output.resolve().parent} for --output; make it first")
     draw_runs(reports, command.output)
-    table = table_of(reports)
-    width = table.__rich_measure__(console, console.options.update(max_width=WIDEST)).maximum
-    Console(width=max(width, console.width)).print(table)
+    print_whole(table_of(reports), console)
     say(f"energy: estimates for one sample, {MODEL}; the picture is {command.output}")
 
 

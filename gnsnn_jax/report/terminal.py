@@ -7,7 +7,9 @@ from gnsnn_jax.report.report import EarlyStop, MethodResult, Report
 
 with extra("report"):
     from rich.console import Console
-    from rich.table import Column, Table
+    from rich.table import Table
+
+WIDEST = 1000  # columns of a table that is not cut, however narrow the terminal
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -17,10 +19,9 @@ def print_report(report: Report, console: Console) -> None:
         report: The report to print.
         console: The console to print on. The table is not cut where the console is narrower.
     """
-    console.print(
-        f"{report.network} on {report.dataset}, {report.samples} test samples: ANN {100 * report.ann_accuracy:.2f} %"
-    )
-    console.print(_table(report), crop=False, no_wrap=True, overflow="ignore")
+    accuracy = f"ANN {100 * report.ann_accuracy:.2f} %"
+    console.print(f"{report.network} on {report.dataset}, {report.samples} test samples: {accuracy}", soft_wrap=True)
+    print_whole(_table(report), console)
     units = "latency: steps until the answer, ρ + T; spikes: per neuron and inference, without the probe"
     console.print(units, soft_wrap=True)
     if found := [method for method in report.methods if method.thresholds]:
@@ -28,6 +29,12 @@ def print_report(report: Report, console: Console) -> None:
     for method in report.methods:
         if method.early_stop:
             console.print(_early_stop_in_words(method.name, method.early_stop), soft_wrap=True)
+
+
+def print_whole(table: Table, console: Console) -> None:
+    """Prints a table as wide as it needs, however narrow the console is."""
+    table.width = table.__rich_measure__(console, console.options.update(max_width=WIDEST)).maximum
+    console.print(table, crop=False, no_wrap=True, overflow="ignore")
 
 
 def _thresholds_in_words(methods: list[MethodResult]) -> str:
@@ -42,10 +49,7 @@ def _early_stop_in_words(name: str, stop: EarlyStop) -> str:
 
 
 def _table(report: Report) -> Table:
-    widest = max(len(method.name) for method in report.methods)
-    table = Table(
-        Column("method", no_wrap=True, min_width=widest), Column("", no_wrap=True, min_width=len("accuracy %"))
-    )
+    table = Table("method", "")
     for t in report.steps:
         table.add_column(f"T = {t}", justify="right", no_wrap=True, min_width=6)
     for method in report.methods:
