@@ -9,7 +9,7 @@ digits: $(VENV)/installed  ## train and convert on the handwritten digits
 	$(BIN)/python train.py
 	$(BIN)/python convert.py
 
-check: lint  ## style, types and the fast tests, in under three minutes
+check: lint  ## style, types and the fast tests, about five minutes on two cores
 	$(BIN)/python -m pytest -m "not slow"
 
 test: lint  ## style, types and all tests
